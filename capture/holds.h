@@ -1,0 +1,19 @@
+// The keeper's own references to what a task cannot be asked for again (design, section 8: only what it cannot notice).
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <map>
+
+#include "base/unique_fd.h"
+
+namespace relive::capture {
+
+struct Holds {
+  std::map<std::size_t, UniqueFd> open_files;       // index in the snapshot's DescriptorTable::open_files
+  std::map<std::uint64_t, UniqueFd> mapped_files;   // begin of the snapshot's mapping
+  UniqueFd cwd;                                     // O_PATH
+  UniqueFd root;                                    // O_PATH
+};
+
+}  // namespace relive::capture

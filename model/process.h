@@ -1,0 +1,52 @@
+// What belongs to a task as a whole, apart from memory, descriptors and threads.
+#pragma once
+
+#include <sys/resource.h>
+
+#include <array>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "model/ids.h"
+#include "model/signals.h"
+
+namespace relive::model {
+
+struct Limit {
+  std::uint64_t soft = 0;
+  std::uint64_t hard = 0;
+  bool operator==(const Limit&) const = default;
+};
+
+// A directory the task stands in (cwd, root), by path and by identity.
+struct Directory {
+  std::string path;  // what readlink of /proc/PID/cwd says
+  std::uint64_t device = 0;
+  std::uint64_t inode = 0;
+  bool operator==(const Directory&) const = default;
+};
+
+struct Process {
+  SignalActions actions;
+  std::vector<QueuedSignal> pending;  // queued for the task, not for one thread
+  std::array<IntervalTimer, 3> interval_timers;  // ITIMER_REAL, ITIMER_VIRTUAL, ITIMER_PROF
+  std::vector<PosixTimer> timers;                // by id, ascending
+  std::array<Limit, RLIM_NLIMITS> limits;        // [RLIMIT_*]
+  Directory cwd;
+  Directory root;
+  std::uint32_t umask = 0;
+  std::uint64_t personality = 0;
+  std::int32_t dumpable = 0;
+  std::int32_t oom_score_adj = 0;
+  bool child_subreaper = false;
+  bool thp_disabled = false;
+  // Named only to be compared; a change of these is refused.
+  std::string executable;
+  std::int32_t parent = 0;
+  std::int32_t group = 0;
+  std::int32_t session = 0;
+  bool operator==(const Process&) const = default;
+};
+
+}  // namespace relive::model

@@ -1,0 +1,91 @@
+// The parasite of one task: it is put in once, stays mapped, and runs only while the task is frozen.
+//
+// A Session lives as long as the keeper's interest in the task. A Visit is one freeze: it borrows the driver thread (the
+// leader, or another thread where the leader has exited), runs programs on it, and leaves it as it found it.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/page_range.h"
+#include "base/result.h"
+#include "base/unique_fd.h"
+#include "model/ids.h"
+#include "parasite/arena.h"
+#include "parasite/program.h"
+#include "task/frozen_task.h"
+
+namespace relive::parasite {
+
+class Session {
+ public:
+  // Puts the parasite into a frozen task through its vDSO's system call instruction (the task's code is never patched).
+  // After a failure nothing of ours is left in the task.
+  static Result<Session> infect(task::FrozenTask& task);
+
+  [[nodiscard]] Arena& arena() { return arena_; }
+  // Ranges of the task's memory that are relive's: code, arena, and windows made by map_window. No part of any snapshot.
+  [[nodiscard]] const std::vector<AddressRange>& own_ranges() const { return own_ranges_; }
+  void add_own_range(AddressRange range) { own_ranges_.push_back(range); }
+  void remove_own_range(AddressRange range) { std::erase(own_ranges_, range); }
+  // Is the parasite still mapped where it was? false after execve(2).
+  [[nodiscard]] bool present_in(std::string_view maps_text) const;
+
+ private:
+  friend class Visit;
+  explicit Session(Arena arena) : arena_(std::move(arena)) {}
+  Arena arena_;
+  model::TaskAddress code_;
+  std::vector<AddressRange> own_ranges_;
+};
+
+// One stay in a frozen task. REQUIRES: the FrozenTask and the Session outlive it.
+class Visit {
+ public:
+  static Result<Visit> begin(task::FrozenTask& task, Session& session);
+  Visit(Visit&&) noexcept;
+  Visit& operator=(Visit&&) = delete;
+  // Undoes what the undo log holds (unless commit_reached), gives the driver its registers back.
+  ~Visit();
+
+  [[nodiscard]] task::FrozenTask& task() { return *task_; }
+  [[nodiscard]] Session& session() { return *session_; }
+  [[nodiscard]] Arena& arena() { return session_->arena(); }
+  [[nodiscard]] model::Tid driver() const { return driver_; }
+
+  // Runs a program on the driver thread, in its own context, and copies the results back into it. An operation with
+  // OnError::stop that fails ends the program and comes back as an error that names it.
+  Result<void> run(Program& program);
+  // The same on another frozen thread, whose registers are put back afterwards.
+  Result<void> run_on(model::Tid tid, Program& program);
+  // One system call on the driver. A negative result is an error that names `what`.
+  Result<std::int64_t> syscall(std::string what, long number, std::initializer_list<std::uint64_t> arguments);
+
+  // Records the inverse of a step BEFORE the step is taken. The log is carried out backwards by undo(), by the
+  // destructor, or by the parasite itself when the keeper dies. An inverse must be harmless if its step never happened.
+  Result<void> record_undo(std::string what, long number, std::initializer_list<std::uint64_t> arguments);
+  Result<void> undo();
+
+  // Gives the task a duplicate of our descriptor `fd` as number `as` (SCM_RIGHTS over a socket pair that exists for this
+  // visit only). REQUIRES: `as` is free in the task. Close-on-exec is set on it. The caller records the undo (close).
+  Result<void> give(int fd, model::RemoteFd as);
+  // The lowest descriptor number from `from` on that is free in the task and was not handed out by this call before in
+  // this visit. Limited by RLIMIT_NOFILE: refused by name when none is left.
+  Result<model::RemoteFd> spare_descriptor();
+  // A free range of `bytes` of the task's address space, kept for this visit (nothing is mapped there yet).
+  Result<model::TaskAddress> spare_range(std::uint64_t bytes);
+
+ private:
+  struct State;
+  Visit(task::FrozenTask& task, Session& session);
+  task::FrozenTask* task_ = nullptr;
+  Session* session_ = nullptr;
+  model::Tid driver_;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace relive::parasite

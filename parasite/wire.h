@@ -1,0 +1,87 @@
+// What relive and the parasite say to each other. Included by both sides: no library, no pointer of ours.
+//
+// All of it lies in the arena, memory shared between the keeper and the task (a memfd, mapped in both, MADV_DONTFORK in
+// the task). Addresses in it are addresses in the task.
+//
+// The parasite runs programs. A program is an array of operations, carried out in order; it ends in a breakpoint, at
+// which the keeper gets the thread back. Between two programs the thread stands behind that breakpoint; if the keeper
+// dies, the kernel detaches and the thread runs on into leave(), which brings the task to where Control::phase says:
+// back (undo program, original frames) or forward (commit program, wanted frames). So no death of the keeper can leave a
+// task half rolled back (docs/failure-model.md).
+#pragma once
+
+#include <cstdint>
+
+namespace relive::wire {
+
+enum class Kind : std::uint32_t {
+  syscall = 0,         // result = syscall(number, arg[0..5])
+  copy_runs = 1,       // arg[0]: array of CopyRun, arg[1]: how many
+  compare_runs = 2,    // arg[0]: array of CompareRun, arg[1]: count, arg[2]: bitmap out (bit set = page differs), result = differing pages
+  save_bytes = 3,      // copy arg[2] bytes from arg[1] to arg[0] (both in the task)
+  fill_zero = 4,       // zero arg[1] bytes at arg[0]
+  take_signals = 5,    // consume every pending signal of this thread and its task: rt_sigtimedwait until EAGAIN; result = how many
+  create_thread = 6,   // arg[0]: address of a ThreadBlock, arg[1]: tid wanted (0: any). clone3; result = tid or -errno
+  drain = 7,           // read fd arg[0] (non-blocking) into the scratch page arg[1] of arg[2] bytes until EAGAIN/EOF
+};
+
+enum Flags : std::uint32_t {
+  kStopOnError = 1,    // a negative result ends the program; Program::failed tells which
+  kSkipIfResult0 = 2,  // reserved
+};
+
+struct Operation {
+  Kind kind;
+  std::uint32_t flags;
+  std::uint64_t number;
+  std::uint64_t arg[6];
+  std::int64_t result;
+};
+
+struct Program {
+  std::uint64_t operations;  // address of an array of Operation
+  std::uint32_t count;
+  std::uint32_t done;    // operations carried out
+  std::int32_t failed;   // index of the operation that ended the program, or -1
+  std::uint32_t unused;
+};
+
+// Pages from the store (mapped read-only in the task) into place.
+struct CopyRun {
+  std::uint64_t to;
+  std::uint64_t from;
+  std::uint64_t bytes;
+};
+
+struct CompareRun {
+  std::uint64_t living;
+  std::uint64_t stored;  // 0: compare with zeros
+  std::uint64_t pages;
+};
+
+enum class Phase : std::uint32_t {
+  prepare = 0,  // a death of the keeper undoes
+  commit = 1,   // a death of the keeper commits
+  done = 2,     // the leader has carried out its commit program; the others may go
+};
+
+// Where a thread is to go: what rt_sigreturn(2) takes. `frame` is the address of a struct rt_sigframe's ucontext.
+struct ThreadBlock {
+  std::uint64_t original_frame;  // 0: the thread did not exist before this rollback: it ends
+  std::uint64_t wanted_frame;    // 0: the thread is surplus: it ends
+  Program program;               // what it must do in its own context before it goes to its wanted frame
+  std::uint64_t stack_top;       // 16-byte aligned; the parasite's stack for this thread
+  std::int32_t tid;
+  std::uint32_t driver;          // 1: runs undo and commit programs for the task
+};
+
+struct Control {
+  Phase phase;
+  std::uint32_t unused;
+  Program undo;    // carried out from its last operation to its first
+  Program commit;  // carried out by the driver
+  std::uint64_t saved_trap_action[4];  // the task's own SIGTRAP action (kernel layout) while relive's stands in its place
+  std::uint64_t trap_action[4];        // relive's
+};
+
+}  // namespace relive::wire

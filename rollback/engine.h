@@ -1,0 +1,109 @@
+// The engine: one task's snapshots and the way back to them. The keeper wraps it; tests use it directly.
+//
+// REQUIRES: all calls from one OS thread (ptrace). Between calls the task runs and nobody is attached to it.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "apply/outcome.h"
+#include "base/result.h"
+#include "diff/difference.h"
+#include "model/task.h"
+#include "tracking/tracker.h"
+
+namespace relive::rollback {
+
+enum class OnFailure : std::uint8_t { stop, kill };
+
+struct SnapshotInfo {
+  std::string name;
+  model::Pid pid;
+  std::int64_t created_ns = 0;  // CLOCK_REALTIME
+  std::uint64_t tasks = 1;
+  std::uint64_t threads = 0;
+  std::uint64_t mappings = 0;
+  std::uint64_t pages = 0;        // pages with contents of their own
+  std::uint64_t descriptors = 0;
+  std::string tracker;
+  std::string command;  // comm of the task
+};
+
+struct SnapshotReport {
+  SnapshotInfo info;
+  std::uint64_t frozen_us = 0;
+  std::uint64_t pages_copied = 0;
+  std::uint64_t faults_passed = 0;
+};
+
+// One named stretch of a rollback, for `rollback --json` and bench.
+struct Stage {
+  std::string name;
+  std::uint64_t us = 0;
+};
+
+struct RollbackReport {
+  apply::Fate fate = apply::Fate::untouched;
+  std::uint64_t frozen_us = 0;  // first thread stopped to last one let go
+  std::uint64_t tasks = 1;
+  std::uint64_t threads = 0;      // threads changed, made or ended
+  std::uint64_t pages = 0;        // pages put back
+  std::uint64_t mappings = 0;     // mapping operations
+  std::uint64_t descriptors = 0;  // descriptor operations
+  std::string tracker;
+  std::vector<Stage> stages;
+  std::vector<std::string> notes;
+  std::vector<diff::Refusal> refusals;   // why untouched
+  std::optional<Error> error;            // what failed, if not a refusal
+  std::vector<std::string> plan;         // --dry-run: the operations as text
+  std::uint64_t faults_passed = 0;
+};
+
+struct DiffReport {
+  std::vector<diff::Difference> differences;
+  std::vector<diff::Refusal> refusals;
+  std::uint64_t frozen_us = 0;
+};
+
+struct SnapshotOptions {
+  std::string name;  // REQUIRES: not empty
+  bool replace = false;
+  std::optional<tracking::TrackerKind> tracker;  // first snapshot of a task only
+};
+
+struct RollbackOptions {
+  std::string name;
+  bool dry_run = false;
+  OnFailure on_failure = OnFailure::stop;
+};
+
+class Engine {
+ public:
+  // Looks at the task, does not stop it. Errors: as FrozenTask::freeze.
+  static Result<std::unique_ptr<Engine>> open(model::Pid pid);
+  ~Engine();
+
+  Result<SnapshotReport> snapshot(const SnapshotOptions& options);
+  // An unknown name or a task that is gone is an Error; everything that happened to the task is in the report.
+  Result<RollbackReport> rollback(const RollbackOptions& options);
+  Result<DiffReport> diff(std::string_view name);
+  [[nodiscard]] std::vector<SnapshotInfo> list() const;
+  [[nodiscard]] const model::Task* find(std::string_view name) const;
+  // Forgets a snapshot. With the last one the parasite, tracker and store leave the task (clean cure).
+  Result<void> drop(std::string_view name);
+  Result<void> drop_all();
+
+  [[nodiscard]] model::Pid pid() const;
+  [[nodiscard]] int pidfd() const;  // readable when the task has ended
+
+ private:
+  struct State;
+  explicit Engine(std::unique_ptr<State> state);
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace relive::rollback

@@ -1,0 +1,83 @@
+// A task whose every thread is stopped under our ptrace.
+#pragma once
+
+#include <sys/user.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "base/unique_fd.h"
+#include "model/ids.h"
+
+namespace relive::task {
+
+struct FrozenThread {
+  model::Tid tid;
+  user_regs_struct registers{};  // as the kernel stopped it; never altered while frozen
+  std::uint64_t signal_mask = 0;
+  bool born_here = false;  // made by relive while frozen: it ends if the task is let go before commit
+};
+
+// Seizes and interrupts every thread until no new one appears. The destructor lets the task go on as it was.
+// REQUIRES: every method is called from the OS thread that called freeze() (ptrace is bound to it).
+class FrozenTask {
+ public:
+  // Errors, each of which leaves the task running as before: not_found (no such pid), refused (a kernel thread, a
+  // zombie, ourselves, a thread that does not stop within `patience_ms`: vfork or uninterruptible sleep), busy (under a
+  // debugger: named), permission.
+  static Result<FrozenTask> freeze(model::Pid pid, int patience_ms = 2000);
+
+  FrozenTask(FrozenTask&&) noexcept;
+  FrozenTask& operator=(FrozenTask&&) = delete;
+  ~FrozenTask();
+
+  [[nodiscard]] model::Pid pid() const { return pid_; }
+  [[nodiscard]] int pidfd() const { return pidfd_.get(); }
+  [[nodiscard]] std::uint64_t start_time() const { return start_time_; }
+  // Leader first (if it lives), then ascending.
+  [[nodiscard]] std::span<FrozenThread> threads() { return threads_; }
+  [[nodiscard]] FrozenThread* find(model::Tid tid);
+
+  // A duplicate, in this process, of descriptor `fd` of the task (pidfd_getfd(2), Linux 5.6).
+  Result<UniqueFd> borrow(model::RemoteFd fd) const;
+
+  // Memory of the task. Short reads and writes are errors. write() reaches read-only mappings too (/proc/PID/mem).
+  Result<void> read(model::TaskAddress from, std::span<std::byte> into) const;
+  Result<void> write(model::TaskAddress to, std::span<const std::byte> bytes) const;
+
+  // Lets a thread run and waits for its next stop. Returns the stop's wait status. task_died if the task ended.
+  Result<int> run_until_stop(model::Tid tid, int request /* PTRACE_CONT or PTRACE_SYSCALL */);
+  Result<user_regs_struct> registers(model::Tid tid) const;
+  Result<void> set_registers(model::Tid tid, const user_regs_struct& registers) const;
+  Result<std::vector<std::byte>> xstate(model::Tid tid) const;
+  Result<void> set_xstate(model::Tid tid, std::span<const std::byte> xstate) const;
+  Result<void> set_signal_mask(model::Tid tid, std::uint64_t mask) const;
+
+  // A thread that the task has just created appeared under our hand (PTRACE_O_TRACECLONE): waits for its first stop and
+  // adds it to threads() as born_here.
+  Result<void> adopt(model::Tid tid);
+  // Waits until `tid`, which was told to end, is gone, and drops it from threads().
+  Result<void> wait_gone(model::Tid tid);
+
+  // Detaches every thread. A task in group stop stays stopped.
+  void resume();
+  [[nodiscard]] bool frozen() const { return frozen_; }
+  // Nanoseconds (CLOCK_MONOTONIC) when the first thread was stopped.
+  [[nodiscard]] std::uint64_t frozen_since_ns() const { return frozen_since_ns_; }
+
+ private:
+  FrozenTask() = default;
+  model::Pid pid_;
+  UniqueFd pidfd_;
+  UniqueFd memory_;
+  std::uint64_t start_time_ = 0;
+  std::vector<FrozenThread> threads_;
+  std::uint64_t frozen_since_ns_ = 0;
+  bool frozen_ = false;
+};
+
+}  // namespace relive::task

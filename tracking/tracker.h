@@ -1,0 +1,47 @@
+// Which pages may differ from what is known to be in place. One interface, three backends (design, section 7).
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string_view>
+#include <vector>
+
+#include "base/result.h"
+#include "model/memory.h"
+#include "parasite/session.h"
+#include "tracking/page_map.h"
+#include "tracking/page_store.h"
+
+namespace relive::tracking {
+
+enum class TrackerKind : std::uint8_t { uffd, soft_dirty, compare };
+std::string_view tracker_name(TrackerKind kind);  // "uffd", "soft-dirty", "compare"
+Result<TrackerKind> parse_tracker(std::string_view name);
+
+// Does the kernel really do it, for this user? Proven by dirtying a page of a child of ours, not by its version.
+struct TrackerProof {
+  TrackerKind kind;
+  bool works = false;
+  std::string reason;  // why not, or what was seen
+};
+std::vector<TrackerProof> prove_trackers();
+TrackerKind best_tracker();
+
+class Tracker {
+ public:
+  // For a task that is being visited. uffd: creates the userfaultfd inside the task, takes it over, closes it there.
+  static Result<std::unique_ptr<Tracker>> create(TrackerKind kind, parasite::Visit& visit);
+  virtual ~Tracker() = default;
+  [[nodiscard]] virtual TrackerKind kind() const = 0;
+
+  // Pages of `living` that may differ from `current` since the last arm(): written, dropped, or in a mapping that was
+  // replaced since. Superset of the truth; `compare` gives exactly the truth. Includes populated pages that `current` does
+  // not know and pages of `current` that are no longer there. Shared writable mappings are compared, whoever wrote.
+  virtual Result<Ranges> changed(parasite::Visit& visit, const model::Memory& living, const PageMap& current, const PageStore& store) = 0;
+
+  // From now on, writes to `memory` are noted. `touched`: ranges that changed() reported or that were written or made
+  // since the last arm(); everything else is still armed. An empty last state (first call) arms all.
+  virtual Result<void> arm(parasite::Visit& visit, const model::Memory& memory, const Ranges& touched) = 0;
+};
+
+}  // namespace relive::tracking
