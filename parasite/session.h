@@ -8,6 +8,7 @@
 #include <memory>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -16,6 +17,7 @@
 #include "base/unique_fd.h"
 #include "model/ids.h"
 #include "parasite/arena.h"
+#include "parasite/frame.h"
 #include "parasite/program.h"
 #include "task/frozen_task.h"
 
@@ -32,6 +34,7 @@ class Session {
   [[nodiscard]] const std::vector<AddressRange>& own_ranges() const { return own_ranges_; }
   void add_own_range(AddressRange range) { own_ranges_.push_back(range); }
   void remove_own_range(AddressRange range) { std::erase(own_ranges_, range); }
+  [[nodiscard]] bool owns(std::uint64_t address) const;
   // Is the parasite still mapped where it was? false after execve(2).
   [[nodiscard]] bool present_in(std::string_view maps_text) const;
 
@@ -43,13 +46,21 @@ class Session {
   std::vector<AddressRange> own_ranges_;
 };
 
+// Where a thread is to be when the task goes on after a commit.
+struct ThreadGoal {
+  model::Tid tid;
+  bool surplus = false;   // born since the snapshot: it ends
+  FrameContents wanted;   // unless surplus. its alternate stack is set by `program`
+  Program program;        // carried out by the thread itself, before it goes
+};
+
 // One stay in a frozen task. REQUIRES: the FrozenTask and the Session outlive it.
 class Visit {
  public:
   static Result<Visit> begin(task::FrozenTask& task, Session& session);
   Visit(Visit&&) noexcept;
   Visit& operator=(Visit&&) = delete;
-  // Undoes what the undo log holds (unless commit_reached), gives the driver its registers back.
+  // Unless commit() was called: undoes what the undo log holds, gives the driver its registers back. The task stays frozen.
   ~Visit();
 
   [[nodiscard]] task::FrozenTask& task() { return *task_; }
@@ -73,6 +84,26 @@ class Visit {
   // Gives the task a duplicate of our descriptor `fd` as number `as` (SCM_RIGHTS over a socket pair that exists for this
   // visit only). REQUIRES: `as` is free in the task. Close-on-exec is set on it. The caller records the undo (close).
   Result<void> give(int fd, model::RemoteFd as);
+  // Ranges and descriptor numbers that the spare_ calls shall not hand out, although they are free now.
+  void keep_clear(std::span<const AddressRange> ranges, std::span<const model::RemoteFd> descriptors);
+
+  // Makes a thread of the task with this id, thread-local storage and clear_child_tid. It is stopped before its first
+  // instruction, runs nothing of the program's, and ends if the visit is undone. Refused by name where the id is taken or
+  // may not be chosen (clone3 with set_tid wants CAP_CHECKPOINT_RESTORE in the task; else ns_last_pid is tried).
+  Result<void> create_thread(model::Tid tid, std::uint64_t fs_base, model::TaskAddress clear_child_tid);
+
+  // The point of no return. Parks every thread of the task in the parasite, so that whatever happens to the keeper from
+  // here on the task reaches `goals` alone; ends surplus threads; runs `program` on the driver.
+  // REQUIRES: a goal for every thread in task().threads().
+  // A failure before the point (ErrorKind other than `system`, undo still possible: committed() is false) leaves the
+  // visit as it was. A failure behind it: the task must not run again; broken() is true.
+  Result<void> commit(Program& program, std::vector<ThreadGoal>& goals);
+  [[nodiscard]] bool committed() const;
+  [[nodiscard]] bool broken() const;
+  // Behind commit(): lets every thread go to its goal, which ends the freeze, and waits until each has gone. A task that
+  // was stopped by a signal (job control) goes there when it is continued. Broken: leaves it stopped (SIGSTOP).
+  Result<void> depart();
+
   // The lowest descriptor number from `from` on that is free in the task and was not handed out by this call before in
   // this visit. Limited by RLIMIT_NOFILE: refused by name when none is left.
   Result<model::RemoteFd> spare_descriptor();
@@ -82,6 +113,13 @@ class Visit {
  private:
   struct State;
   Visit(task::FrozenTask& task, Session& session);
+  Result<std::int64_t> trap_call(std::uint64_t action, std::uint64_t old_action);
+  Result<void> run_at(model::Tid tid, model::TaskAddress program_address, const wire::Program& ran);
+  Result<void> learn_descriptors();
+  Result<void> open_channel();
+  Result<void> park(const task::FrozenThread& thread);
+  void control_end(model::Tid tid);
+  Result<void> run_to_goal(model::Tid tid);
   task::FrozenTask* task_ = nullptr;
   Session* session_ = nullptr;
   model::Tid driver_;

@@ -20,8 +20,9 @@ enum class Kind : std::uint32_t {
   compare_runs = 2,    // arg[0]: array of CompareRun, arg[1]: count, arg[2]: bitmap out (bit set = page differs), result = differing pages
   save_bytes = 3,      // copy arg[2] bytes from arg[1] to arg[0] (both in the task)
   fill_zero = 4,       // zero arg[1] bytes at arg[0]
-  take_signals = 5,    // consume every pending signal of this thread and its task: rt_sigtimedwait until EAGAIN; result = how many
-  create_thread = 6,   // arg[0]: address of a ThreadBlock, arg[1]: tid wanted (0: any). clone3; result = tid or -errno
+  take_signals = 5,    // consume pending signals: rt_sigtimedwait until EAGAIN, at most arg[0] (0: all); the thread's own
+                       // come first, then the task's; result = how many
+  create_thread = 6,   // arg[0]: address of a ThreadBlock, arg[1]: its clone_args (clone3(2)), arg[2]: Control; result = tid or -errno
   drain = 7,           // read fd arg[0] (non-blocking) into the scratch page arg[1] of arg[2] bytes until EAGAIN/EOF
 };
 
@@ -62,10 +63,12 @@ struct CompareRun {
 enum class Phase : std::uint32_t {
   prepare = 0,  // a death of the keeper undoes
   commit = 1,   // a death of the keeper commits
-  done = 2,     // the leader has carried out its commit program; the others may go
+  done = 2,     // the driver has carried out the commit program; the others may go
+  broken = 3,   // the kernel refused an operation of the commit program: no thread ever runs on (fate "stopped")
 };
 
-// Where a thread is to go: what rt_sigreturn(2) takes. `frame` is the address of a struct rt_sigframe's ucontext.
+// Where a thread is to go. A frame is the address of a ucontext as rt_sigreturn(2) takes it: registers, FPU state,
+// signal mask and alternate stack in one system call (arch/x86/kernel/signal_64.c).
 struct ThreadBlock {
   std::uint64_t original_frame;  // 0: the thread did not exist before this rollback: it ends
   std::uint64_t wanted_frame;    // 0: the thread is surplus: it ends
@@ -73,7 +76,13 @@ struct ThreadBlock {
   std::uint64_t stack_top;       // 16-byte aligned; the parasite's stack for this thread
   std::int32_t tid;
   std::uint32_t driver;          // 1: runs undo and commit programs for the task
+  std::uint32_t gone;            // set to 1 right before the thread leaves for a frame or ends
+  std::uint32_t unused;
 };
+
+// A task's own SIGTRAP action is swapped for one that leads to leave(), so that the breakpoint at the end of a program
+// kills nobody when the keeper has died. This value of its handler says that nothing is saved.
+inline constexpr std::uint64_t kNoTrapSaved = ~std::uint64_t{0};
 
 struct Control {
   Phase phase;
@@ -81,7 +90,15 @@ struct Control {
   Program undo;    // carried out from its last operation to its first
   Program commit;  // carried out by the driver
   std::uint64_t saved_trap_action[4];  // the task's own SIGTRAP action (kernel layout) while relive's stands in its place
-  std::uint64_t trap_action[4];        // relive's
 };
+
+// The code begins with this table; offsets in bytes from the start of the parasite's code.
+inline constexpr std::uint64_t kRunEntry = 0;       // rbx: Control, rbp: ThreadBlock, rdi: Program; ends in the breakpoint
+inline constexpr std::uint64_t kLeaveEntry = 16;    // rbx: Control, rbp: ThreadBlock
+inline constexpr std::uint64_t kTrapEntry = 32;     // signal handler
+inline constexpr std::uint64_t kRestorerEntry = 48; // sa_restorer of the handler; never reached
+inline constexpr std::uint64_t kSyscallEntry = 64;  // a system call instruction, then leave
+
+inline constexpr std::uint64_t kCodeBytes = 64 << 10;  // room for the code; the arena follows it
 
 }  // namespace relive::wire

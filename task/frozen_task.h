@@ -19,6 +19,7 @@ struct FrozenThread {
   model::Tid tid;
   user_regs_struct registers{};  // as the kernel stopped it; never altered while frozen
   std::uint64_t signal_mask = 0;
+  bool job_stopped = false;  // the task was stopped by SIGSTOP, SIGTSTP ... before; it stays so
   bool born_here = false;  // made by relive while frozen: it ends if the task is let go before commit
 };
 
@@ -79,5 +80,10 @@ class FrozenTask {
   std::uint64_t frozen_since_ns_ = 0;
   bool frozen_ = false;
 };
+
+// A thread that does not stop in time (a vfork parent, an uninterruptible sleep) stays seized when freeze() gives up: the
+// kernel lets go of it only where it stops. Detaches those that have stopped by now; returns how many are still to come.
+// A keeper calls it from its loop until it answers 0. REQUIRES: the OS thread that called freeze().
+std::size_t release_lingering();
 
 }  // namespace relive::task

@@ -1,0 +1,348 @@
+#include "task/frozen_task.h"
+
+#include <dirent.h>
+#include <elf.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <sys/ptrace.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <charconv>
+#include <csignal>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "task/procfs.h"
+
+namespace relive::task {
+
+namespace {
+
+using model::Pid;
+using model::Tid;
+
+constexpr int kEventStop = PTRACE_EVENT_STOP;
+constexpr std::size_t kMostXstate = 16384;  // AMX makes it 11 KiB
+
+std::uint64_t now_ns() {
+  timespec now{};
+  ::clock_gettime(CLOCK_MONOTONIC, &now);
+  return static_cast<std::uint64_t>(now.tv_sec) * 1'000'000'000U + static_cast<std::uint64_t>(now.tv_nsec);
+}
+
+long trace(long request, Tid tid, void* address, void* data) {
+  return ::ptrace(static_cast<__ptrace_request>(request), tid.value, address, data);
+}
+
+std::string name_of(Tid tid) { return fmt::format("thread {}", tid.value); }
+
+template <class Number>
+Result<Number> to_number(std::string_view text, std::string_view what) {
+  Number number{};
+  const auto [end, code] = std::from_chars(text.data(), text.data() + text.size(), number);
+  if (code != std::errc{}) return fail(ErrorKind::system, fmt::format("{}: '{}' is not a number", what, text));
+  return number;
+}
+
+// Ids of the threads that /proc/PID/task lists, ascending.
+Result<std::vector<Tid>> list_threads(Pid pid) {
+  const std::string path = fmt::format("/proc/{}/task", pid.value);
+  DIR* directory = ::opendir(path.c_str());
+  if (directory == nullptr) return fail_errno("opendir", path, errno == ENOENT ? ESRCH : errno);
+  std::vector<Tid> tids;
+  while (const dirent* entry = ::readdir(directory)) {
+    pid_t number = 0;
+    const std::string_view name(entry->d_name);
+    const auto [end, code] = std::from_chars(name.data(), name.data() + name.size(), number);
+    if (code == std::errc{}) tids.push_back(Tid{number});
+  }
+  ::closedir(directory);
+  std::ranges::sort(tids);
+  return tids;
+}
+
+std::string command_of(pid_t pid) {
+  auto name = read_proc(Pid{pid}, "comm");
+  if (!name) return "?";
+  while (!name->empty() && name->back() == '\n') name->pop_back();
+  return *name;
+}
+
+// Refuses, by name, what can never be frozen.
+Result<void> check_target(Pid pid) {
+  if (pid.value == ::getpid()) return fail(ErrorKind::refused, fmt::format("task {} is relive itself", pid.value));
+  auto read = read_proc(pid, "status");
+  if (!read) {
+    if (read.error().kind == ErrorKind::task_died)
+      return fail(ErrorKind::not_found, fmt::format("no process {}", pid.value), "`relive list` names the tasks that have snapshots");
+    return std::unexpected(std::move(read).error());
+  }
+  const std::string& status = *read;
+  const auto group = RELIVE_TRY(to_number<pid_t>(status_field(status, "Tgid"), "Tgid"));
+  if (group != pid.value)
+    return fail(ErrorKind::refused, fmt::format("{} is a thread of task {}", pid.value, group), fmt::format("name the task: {}", group));
+  const bool zombie = status_field(status, "State").starts_with("Z") || status_field(status, "State").starts_with("X");
+  if (status_field(status, "Kthread") == "1" || (!zombie && status_field(status, "VmSize").empty()))
+    return fail(ErrorKind::refused, fmt::format("task {} ({}) is a kernel thread", pid.value, command_of(pid.value)));
+  if (zombie && status_field(status, "Threads") == "1")
+    return fail(ErrorKind::refused, fmt::format("task {} ({}) is a zombie: it has ended and waits for its parent", pid.value, command_of(pid.value)));
+  const auto tracer = RELIVE_TRY(to_number<pid_t>(status_field(status, "TracerPid"), "TracerPid"));
+  if (tracer != 0)
+    return fail(ErrorKind::busy, fmt::format("task {} is traced by {} ({})", pid.value, tracer, command_of(tracer)),
+                "detach the debugger, or wait for the other command");
+  return {};
+}
+
+bool ended(Pid pid, Tid tid) {
+  const auto status = read_proc(pid, fmt::format("task/{}/status", tid.value));
+  if (!status) return true;
+  const auto state = status_field(*status, "State");
+  return state.starts_with("Z") || state.starts_with("X");
+}
+
+Result<user_regs_struct> get_registers(Tid tid) {
+  user_regs_struct registers{};
+  iovec vector{.iov_base = &registers, .iov_len = sizeof registers};
+  if (trace(PTRACE_GETREGSET, tid, reinterpret_cast<void*>(NT_PRSTATUS), &vector) != 0)
+    return fail_errno("PTRACE_GETREGSET NT_PRSTATUS", name_of(tid));
+  if (vector.iov_len != sizeof registers) return fail(ErrorKind::unsupported, fmt::format("{} runs 32-bit code", name_of(tid)));
+  return registers;
+}
+
+// Seizes one thread. false: it ended meanwhile.
+Result<bool> seize(Pid pid, Tid tid, bool suspend_seccomp) {
+  std::uint64_t options = PTRACE_O_TRACECLONE | PTRACE_O_TRACESYSGOOD;
+  if (suspend_seccomp) options |= PTRACE_O_SUSPEND_SECCOMP;
+  if (trace(PTRACE_SEIZE, tid, nullptr, reinterpret_cast<void*>(options)) == 0) return true;
+  const int error_number = errno;
+  if (error_number == ESRCH || ended(pid, tid)) return false;
+  const auto status = read_proc(pid, fmt::format("task/{}/status", tid.value));
+  if (status && status_field(*status, "TracerPid") == std::to_string(::getpid())) return true;  // attached as it was born
+  if (suspend_seccomp)
+    return fail(ErrorKind::refused, fmt::format("task {} has a seccomp filter, which relive may not suspend", pid.value),
+                "CAP_SYS_ADMIN is needed for PTRACE_O_SUSPEND_SECCOMP");
+  auto error = fail_errno("PTRACE_SEIZE", name_of(tid), error_number);
+  if (error.error().kind == ErrorKind::permission)
+    error.error().hint = "relive works on your own tasks; for another user's, CAP_SYS_PTRACE is needed (and see kernel.yama.ptrace_scope)";
+  return error;
+}
+
+enum class Arrival : std::uint8_t { trapped, job_stopped, ended };
+
+// Waits until a seized and interrupted thread stands in its trap.
+Result<Arrival> wait_for_trap(Tid tid, std::uint64_t deadline_ns) {
+  for (unsigned tries = 0;; ++tries) {
+    int status = 0;
+    const pid_t got = ::waitpid(tid.value, &status, __WALL | WNOHANG);
+    if (got < 0 && errno == ECHILD) return Arrival::ended;
+    if (got < 0 && errno != EINTR) return fail_errno("waitpid", name_of(tid));
+    if (got == tid.value) {
+      if (WIFEXITED(status) || WIFSIGNALED(status)) return Arrival::ended;
+      if (status >> 16 == kEventStop) return WSTOPSIG(status) == SIGTRAP ? Arrival::trapped : Arrival::job_stopped;
+      // A signal or an event came first: let it happen; the interrupt is still to come.
+      const int signal = status >> 16 == 0 ? WSTOPSIG(status) : 0;
+      if (trace(PTRACE_CONT, tid, nullptr, reinterpret_cast<void*>(static_cast<std::uintptr_t>(signal))) != 0 && errno != ESRCH)
+        return fail_errno("PTRACE_CONT", name_of(tid));
+      continue;
+    }
+    if (tries < 64) {
+      ::sched_yield();
+      continue;
+    }
+    if (now_ns() > deadline_ns)
+      return fail(ErrorKind::refused, fmt::format("{} does not stop: it waits in the kernel for a vfork child or a device", name_of(tid)),
+                  "try again when it has come back");
+    const timespec pause{.tv_sec = 0, .tv_nsec = 50'000};
+    ::nanosleep(&pause, nullptr);
+  }
+}
+
+std::vector<Tid> lingering;  // seized, but not stopped when freeze() gave up
+
+// Detaches a thread. false: it has not come to its stop yet.
+bool let_go(Tid tid) {
+  if (trace(PTRACE_DETACH, tid, nullptr, nullptr) == 0) return true;
+  int status = 0;
+  const pid_t got = ::waitpid(tid.value, &status, __WALL | WNOHANG);
+  if (got == 0) return false;
+  if (got == tid.value && WIFSTOPPED(status)) {
+    const int signal = status >> 16 == 0 ? WSTOPSIG(status) : 0;
+    trace(PTRACE_DETACH, tid, nullptr, reinterpret_cast<void*>(static_cast<std::uintptr_t>(signal)));
+  }
+  return true;
+}
+
+}  // namespace
+
+Result<FrozenTask> FrozenTask::freeze(Pid pid, int patience_ms) {
+  RELIVE_TRY(check_target(pid));
+  FrozenTask task;
+  task.pid_ = pid;
+  task.pidfd_.reset(static_cast<int>(::syscall(SYS_pidfd_open, pid.value, 0)));
+  if (!task.pidfd_) return fail_errno("pidfd_open", fmt::format("task {}", pid.value));
+  const std::string status = RELIVE_TRY(read_proc(pid, "status"));
+  const bool filtered = !status_field(status, "Seccomp").empty() && status_field(status, "Seccomp") != "0";
+
+  task.frozen_since_ns_ = now_ns();
+  task.frozen_ = true;  // from here on the destructor lets go whatever has been seized
+  const std::uint64_t deadline = task.frozen_since_ns_ + static_cast<std::uint64_t>(patience_ms) * 1'000'000U;
+  for (;;) {
+    std::vector<FrozenThread> fresh;
+    for (const Tid tid : RELIVE_TRY(list_threads(pid))) {
+      if (task.find(tid) != nullptr) continue;
+      if (!RELIVE_TRY(seize(pid, tid, filtered))) continue;
+      FrozenThread thread;
+      thread.tid = tid;
+      task.threads_.push_back(thread);
+      fresh.push_back(thread);
+      if (trace(PTRACE_INTERRUPT, tid, nullptr, nullptr) != 0 && errno != ESRCH) return fail_errno("PTRACE_INTERRUPT", name_of(tid));
+    }
+    if (fresh.empty()) break;
+    for (const FrozenThread& thread : fresh) {
+      const Arrival arrival = RELIVE_TRY(wait_for_trap(thread.tid, deadline));
+      if (arrival == Arrival::ended) std::erase_if(task.threads_, [&](const FrozenThread& other) { return other.tid == thread.tid; });
+      if (arrival == Arrival::job_stopped) task.find(thread.tid)->job_stopped = true;
+    }
+  }
+  if (task.threads_.empty()) return fail(ErrorKind::task_died, fmt::format("task {} ended while it was being stopped", pid.value));
+  std::ranges::sort(task.threads_, {}, &FrozenThread::tid);
+  std::ranges::stable_partition(task.threads_, [&](const FrozenThread& thread) { return thread.tid.value == pid.value; });
+  for (FrozenThread& thread : task.threads_) {
+    thread.registers = RELIVE_TRY(get_registers(thread.tid));
+    if (trace(PTRACE_GETSIGMASK, thread.tid, reinterpret_cast<void*>(sizeof thread.signal_mask), &thread.signal_mask) != 0)
+      return fail_errno("PTRACE_GETSIGMASK", name_of(thread.tid));
+  }
+  const std::string stat = RELIVE_TRY(read_proc(pid, "stat"));
+  task.start_time_ = RELIVE_TRY(to_number<std::uint64_t>(RELIVE_TRY(stat_field(stat, 22)), "start time"));
+  task.memory_ = RELIVE_TRY(open_proc(pid, "mem", O_RDWR));
+  return task;
+}
+
+FrozenTask::FrozenTask(FrozenTask&& other) noexcept
+    : pid_(other.pid_),
+      pidfd_(std::move(other.pidfd_)),
+      memory_(std::move(other.memory_)),
+      start_time_(other.start_time_),
+      threads_(std::move(other.threads_)),
+      frozen_since_ns_(other.frozen_since_ns_),
+      frozen_(std::exchange(other.frozen_, false)) {}
+
+FrozenTask::~FrozenTask() { resume(); }
+
+void FrozenTask::resume() {
+  if (!std::exchange(frozen_, false)) return;
+  for (const FrozenThread& thread : threads_) {
+    if (!let_go(thread.tid)) lingering.push_back(thread.tid);
+  }
+}
+
+std::size_t release_lingering() {
+  std::erase_if(lingering, let_go);
+  return lingering.size();
+}
+
+FrozenThread* FrozenTask::find(Tid tid) {
+  const auto at = std::ranges::find(threads_, tid, &FrozenThread::tid);
+  return at == threads_.end() ? nullptr : &*at;
+}
+
+Result<UniqueFd> FrozenTask::borrow(model::RemoteFd fd) const {
+  UniqueFd mine(static_cast<int>(::syscall(SYS_pidfd_getfd, pidfd_.get(), fd.value, 0)));
+  if (!mine) return fail_errno("pidfd_getfd", fmt::format("descriptor {} of task {}", fd.value, pid_.value));
+  return mine;
+}
+
+Result<void> FrozenTask::read(model::TaskAddress from, std::span<std::byte> into) const {
+  const iovec here{.iov_base = into.data(), .iov_len = into.size()};
+  const iovec there{.iov_base = reinterpret_cast<void*>(from.value), .iov_len = into.size()};
+  if (::process_vm_readv(pid_.value, &here, 1, &there, 1, 0) == static_cast<ssize_t>(into.size())) return {};
+  // Memory that the task itself may not read: /proc/PID/mem reaches it (FOLL_FORCE).
+  if (::pread(memory_.get(), into.data(), into.size(), static_cast<off_t>(from.value)) == static_cast<ssize_t>(into.size())) return {};
+  return fail_errno("read", fmt::format("{} bytes at {:#x} of task {}", into.size(), from.value, pid_.value));
+}
+
+Result<void> FrozenTask::write(model::TaskAddress to, std::span<const std::byte> bytes) const {
+  if (::pwrite(memory_.get(), bytes.data(), bytes.size(), static_cast<off_t>(to.value)) == static_cast<ssize_t>(bytes.size())) return {};
+  return fail_errno("write", fmt::format("{} bytes at {:#x} of task {}", bytes.size(), to.value, pid_.value));
+}
+
+Result<int> FrozenTask::run_until_stop(Tid tid, int request) {
+  if (trace(request, tid, nullptr, nullptr) != 0) return fail_errno("PTRACE_CONT", name_of(tid));
+  for (;;) {
+    int status = 0;
+    if (::waitpid(tid.value, &status, __WALL) < 0) {
+      if (errno == EINTR) continue;
+      return fail_errno("waitpid", name_of(tid), errno == ECHILD ? ESRCH : errno);
+    }
+    if (WIFSTOPPED(status)) return status;
+    std::erase_if(threads_, [&](const FrozenThread& thread) { return thread.tid == tid; });
+    return fail(ErrorKind::task_died, fmt::format("{} ended while relive had it in its hand", name_of(tid)));
+  }
+}
+
+Result<user_regs_struct> FrozenTask::registers(Tid tid) const { return get_registers(tid); }
+
+Result<void> FrozenTask::set_registers(Tid tid, const user_regs_struct& registers) const {
+  user_regs_struct copy = registers;
+  iovec vector{.iov_base = &copy, .iov_len = sizeof copy};
+  if (trace(PTRACE_SETREGSET, tid, reinterpret_cast<void*>(NT_PRSTATUS), &vector) != 0)
+    return fail_errno("PTRACE_SETREGSET NT_PRSTATUS", name_of(tid));
+  return {};
+}
+
+Result<std::vector<std::byte>> FrozenTask::xstate(Tid tid) const {
+  std::vector<std::byte> bytes(kMostXstate);
+  iovec vector{.iov_base = bytes.data(), .iov_len = bytes.size()};
+  if (trace(PTRACE_GETREGSET, tid, reinterpret_cast<void*>(NT_X86_XSTATE), &vector) != 0)
+    return fail_errno("PTRACE_GETREGSET NT_X86_XSTATE", name_of(tid));
+  bytes.resize(vector.iov_len);
+  return bytes;
+}
+
+Result<void> FrozenTask::set_xstate(Tid tid, std::span<const std::byte> xstate) const {
+  std::vector<std::byte> copy(xstate.begin(), xstate.end());
+  iovec vector{.iov_base = copy.data(), .iov_len = copy.size()};
+  if (trace(PTRACE_SETREGSET, tid, reinterpret_cast<void*>(NT_X86_XSTATE), &vector) != 0)
+    return fail_errno("PTRACE_SETREGSET NT_X86_XSTATE", name_of(tid));
+  return {};
+}
+
+Result<void> FrozenTask::set_signal_mask(Tid tid, std::uint64_t mask) const {
+  if (trace(PTRACE_SETSIGMASK, tid, reinterpret_cast<void*>(sizeof mask), &mask) != 0) return fail_errno("PTRACE_SETSIGMASK", name_of(tid));
+  return {};
+}
+
+Result<void> FrozenTask::adopt(Tid tid) {
+  int status = 0;
+  while (::waitpid(tid.value, &status, __WALL) < 0) {
+    if (errno != EINTR) return fail_errno("waitpid", name_of(tid));
+  }
+  if (!WIFSTOPPED(status)) return fail(ErrorKind::task_died, fmt::format("new {} ended at once", name_of(tid)));
+  FrozenThread thread;
+  thread.tid = tid;
+  thread.born_here = true;
+  thread.registers = RELIVE_TRY(get_registers(tid));
+  threads_.push_back(thread);
+  return {};
+}
+
+Result<void> FrozenTask::wait_gone(Tid tid) {
+  for (;;) {
+    int status = 0;
+    const pid_t got = ::waitpid(tid.value, &status, __WALL);
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0 || WIFEXITED(status) || WIFSIGNALED(status)) break;
+    if (trace(PTRACE_CONT, tid, nullptr, nullptr) != 0 && errno != ESRCH) return fail_errno("PTRACE_CONT", name_of(tid));
+  }
+  std::erase_if(threads_, [&](const FrozenThread& thread) { return thread.tid == tid; });
+  return {};
+}
+
+}  // namespace relive::task
