@@ -45,7 +45,7 @@ struct PosixTimer {
   std::int32_t notify = 0;  // SIGEV_*
   std::int32_t signal = 0;
   std::uint64_t value = 0;  // sigev_value
-  Tid target;               // SIGEV_THREAD_ID
+  Tid target{};             // SIGEV_THREAD_ID
   std::int64_t left_ns = 0;
   std::int64_t interval_ns = 0;
   std::int32_t overrun = 0;
