@@ -13,10 +13,8 @@ namespace relive::apply {
 Result<void> raise_limits(Workshop& workshop, const diff::ProcessPlan& plan);
 
 // To be called after all other executors, threads too: timers name threads, limits come down last, and timers run from
-// the moment they are set. Where signals are queued anew, the driver's own pending ones are taken as well:
-// takes_driver_signals() tells, and whoever puts threads back queues them again, behind this.
+// the moment they are set. Where signals are queued anew, the driver's own pending ones are taken with them and queued
+// again as they were.
 Result<void> prepare_process(Workshop& workshop, const diff::ProcessPlan& plan, const model::Process& wanted);
-
-[[nodiscard]] bool takes_driver_signals(const diff::ProcessPlan& plan);
 
 }  // namespace relive::apply

@@ -5,7 +5,6 @@
 #include <linux/capability.h>
 #include <linux/kcmp.h>
 #include <linux/prctl.h>
-#include <sys/ptrace.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
@@ -13,6 +12,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "capture/pending.h"
 #include "capture/process_text.h"
 #include "task/procfs.h"
 
@@ -98,28 +98,6 @@ model::Directory directory(Place place) {
   return {.path = std::move(place.path), .device = place.status.st_dev, .inode = place.status.st_ino};
 }
 
-// The queue of signals for the task, in its order, without taking any (ptrace(2), PTRACE_PEEKSIGINFO).
-Result<std::vector<model::QueuedSignal>> read_pending(model::Tid stopped_thread, std::uint64_t pending_set) {
-  constexpr std::size_t kBatch = 64;
-  std::vector<model::QueuedSignal> out;
-  while (true) {
-    std::array<model::QueuedSignal, kBatch> batch;
-    __ptrace_peeksiginfo_args arguments{.off = out.size(), .flags = PTRACE_PEEKSIGINFO_SHARED, .nr = kBatch};
-    const long count = ::ptrace(PTRACE_PEEKSIGINFO, stopped_thread.value, &arguments, batch.data());
-    if (count < 0) return fail_errno("ptrace PEEKSIGINFO", fmt::format("thread {}", stopped_thread.value));
-    out.insert(out.end(), batch.begin(), batch.begin() + count);
-    if (static_cast<std::size_t>(count) < kBatch) break;
-  }
-  // A signal may be pending with no entry in the queue, when the user's queue was full (RLIMIT_SIGPENDING): it is
-  // delivered as if kill(2) had been called by nobody.
-  for (std::size_t i = 0; i < model::kSignalCount; ++i) {
-    const int number = static_cast<int>(i) + 1;
-    if ((pending_set >> i & 1U) == 0 || std::ranges::find(out, number, &model::QueuedSignal::number) != out.end()) continue;
-    out.emplace_back().info[0] = static_cast<std::byte>(number);
-  }
-  return out;
-}
-
 // One of each is what the model holds. Where the kernel lacks kcmp(2) nothing can be told, and nothing is.
 Result<void> check_shared(parasite::Visit& visit) {
   const auto driver = visit.driver();
@@ -186,7 +164,7 @@ Result<model::Process> read_process(parasite::Visit& visit) {
   process.powers = {.raise_hard_limits = (capabilities >> CAP_SYS_RESOURCE & 1U) != 0,
                     .change_root = (capabilities >> CAP_SYS_CHROOT & 1U) != 0,
                     .choose_timer_ids = program.result(questions.choose_timer_ids) >= 0};
-  process.pending = RELIVE_TRY(read_pending(visit.driver(), RELIVE_TRY(status_number(status, "ShdPnd", 16))));
+  process.pending = RELIVE_TRY(read_pending(visit.driver(), QueueOf::task, RELIVE_TRY(status_number(status, "ShdPnd", 16))));
 
   auto oom = RELIVE_TRY(task::read_proc(pid, "oom_score_adj"));
   while (oom.ends_with('\n')) oom.pop_back();

@@ -139,7 +139,10 @@ class Planner {
       std::memcpy(&code, &queued.info[8], sizeof code);
       return code == SI_TIMER;
     });
-    if (changed || discards || from_timer) operation(RequeueSignals{.wanted = wanted_.pending});
+    // A timer may fire between capture and commit; its signal must not outlive the timer's being set back.
+    const bool may_fire = std::ranges::any_of(living_.interval_timers, [](const auto& timer) { return timer.left_us != 0; }) ||
+                          std::ranges::any_of(living_.timers, [](const auto& timer) { return timer.left_ns != 0; });
+    if (changed || discards || from_timer || may_fire) operation(RequeueSignals{.wanted = wanted_.pending});
   }
 
   void directories() {

@@ -115,7 +115,7 @@ TEST(PlanProcessTest, RunningDownIsNoDifferenceButIsSetBack) {
   living.timers = {{.id = 4, .clock = 1, .left_ns = 7'000'000'000}};
   const auto plan = plan_process(wanted, living);
   EXPECT_THAT(plan.differences, IsEmpty());
-  EXPECT_THAT(texts(plan), ElementsAre("timer 4: set back to the time that was left (armed 9.0 s)",
+  EXPECT_THAT(texts(plan), ElementsAre("take pending signals, queue 0 again", "timer 4: set back to the time that was left (armed 9.0 s)",
                                        "itimer real: set back to the time that was left (armed 3.2 s)"));
 }
 
@@ -133,7 +133,7 @@ TEST(PlanProcessTest, TimersArmedOrDisarmedSinceAreDifferences) {
   EXPECT_EQ(plan.differences[1].text, "made since, off");
   EXPECT_EQ(plan.differences[2].text, "armed 3.2 s -> off");
   EXPECT_EQ(plan.differences[3].text, "off -> armed 0.5 s, every 0.5 s");
-  EXPECT_THAT(texts(plan), ElementsAre("timer 2: set back to the time that was left (armed 1.0 s)", "timer 9: delete",
+  EXPECT_THAT(texts(plan), ElementsAre("take pending signals, queue 0 again", "timer 2: set back to the time that was left (armed 1.0 s)", "timer 9: delete",
                                        "itimer real: set back to the time that was left (armed 3.2 s)", "itimer prof: disarm"));
 }
 
