@@ -68,7 +68,8 @@ class Executor {
       workshop_.commit.add("action of SIGTRAP", wire::Kind::save_bytes, {saved.value, action.value, sizeof op.action});
       return {};
     }
-    commit("action of " + diff::signal_name(op.signal), SYS_rt_sigaction, {static_cast<std::uint64_t>(op.signal), action.value, 0, 8});
+    commit("action of " + diff::signal_name(op.signal), SYS_rt_sigaction,
+           {static_cast<std::uint64_t>(op.signal), action.value, 0, 8});
     return {};
   }
 
@@ -87,7 +88,9 @@ class Executor {
     }
     for (const auto& queued : op.wanted) {
       if (is_fault(queued.number())) {  // these stay open while the parasite runs, and would be delivered to it
-        return fail(ErrorKind::refused, fmt::format("{} was pending for the task: a signal that processors raise cannot be queued again", diff::signal_name(queued.number())));
+        return fail(ErrorKind::refused,
+                    fmt::format("{} was pending for the task: a signal that processors raise cannot be queued again",
+                                diff::signal_name(queued.number())));
       }
       const auto info = RELIVE_TRY(arena().put_value(queued));
       commit("queue " + diff::signal_name(queued.number()), SYS_rt_sigqueueinfo,
@@ -99,7 +102,8 @@ class Executor {
   Result<void> operator()(const diff::SetIntervalTimer& op) {
     const itimerval value{.it_interval = time_of_us(op.value.interval_us), .it_value = time_of_us(op.value.left_us)};
     const auto there = RELIVE_TRY(arena().put_value(value));
-    commit(fmt::format("setitimer {}", op.which), SYS_setitimer, {static_cast<std::uint64_t>(op.which), there.value, 0});
+    commit(fmt::format("setitimer {}", op.which), SYS_setitimer,
+           {static_cast<std::uint64_t>(op.which), there.value, 0});
     return {};
   }
 
@@ -188,8 +192,11 @@ class Executor {
     RELIVE_TRY(visit().record_undo("oom_score_adj " + living, SYS_write, {fd, living_at.value, living.size()}));
     auto written = visit().syscall("oom_score_adj " + wanted, SYS_write, {fd, wanted_at.value, wanted.size()});
     if (!written && written.error().kind == ErrorKind::permission) {
-      return fail(ErrorKind::refused, fmt::format("oom_score_adj: was raised since the snapshot ({} -> {}), and the task may not lower it so far", op.wanted, op.living),
-                  "this needs CAP_SYS_RESOURCE");
+      return fail(
+          ErrorKind::refused,
+          fmt::format("oom_score_adj: was raised since the snapshot ({} -> {}), and the task may not lower it so far",
+                      op.wanted, op.living),
+          "this needs CAP_SYS_RESOURCE");
     }
     RELIVE_TRY(std::move(written));
     return {};
@@ -201,7 +208,8 @@ class Executor {
   }
 
   Result<void> operator()(const diff::SetThpDisable& op) {
-    commit("transparent huge pages", SYS_prctl, {PR_SET_THP_DISABLE, op.value & 1U, op.value & ~std::uint64_t{1}, 0, 0});
+    commit("transparent huge pages", SYS_prctl,
+           {PR_SET_THP_DISABLE, op.value & 1U, op.value & ~std::uint64_t{1}, 0, 0});
     return {};
   }
 
@@ -228,7 +236,8 @@ class Executor {
   // fchdir(2) asks for the right to search the directory. So does a look at "." from there, which changes nothing.
   Result<std::uint64_t> give_directory(const std::string& what, const UniqueFd& held, const std::string& path) {
     RELIVE_TRY(fault_point(what));
-    if (!held) return fail(ErrorKind::refused, fmt::format("{} {}: the snapshot holds no descriptor of it", what, path));
+    if (!held)
+      return fail(ErrorKind::refused, fmt::format("{} {}: the snapshot holds no descriptor of it", what, path));
     const auto fd = RELIVE_TRY(give(held.get(), what));
     const auto here = RELIVE_TRY(arena().put(std::as_bytes(std::span(".", 2))));
     const auto status = RELIVE_TRY(arena().take(sizeof(struct stat)));
@@ -251,7 +260,9 @@ class Executor {
     std::from_chars(field.data(), field.data() + slash, queued);
     std::from_chars(field.data() + std::min(slash + 1, field.size()), field.data() + field.size(), limit);
     if (queued + wanted > limit) {
-      return fail(ErrorKind::refused, fmt::format("pending signals: {} would have to be queued, {} of {} are (RLIMIT_SIGPENDING)", wanted, queued, limit));
+      return fail(ErrorKind::refused,
+                  fmt::format("pending signals: {} would have to be queued, {} of {} are (RLIMIT_SIGPENDING)", wanted,
+                              queued, limit));
     }
     return {};
   }
@@ -259,7 +270,8 @@ class Executor {
   Result<void> set_timer(const model::PosixTimer& timer) {
     const itimerspec value{.it_interval = time_of_ns(timer.interval_ns), .it_value = time_of_ns(timer.left_ns)};
     const auto there = RELIVE_TRY(arena().put_value(value));
-    commit(fmt::format("set timer {}", timer.id), SYS_timer_settime, {static_cast<std::uint64_t>(timer.id), 0, there.value, 0});
+    commit(fmt::format("set timer {}", timer.id), SYS_timer_settime,
+           {static_cast<std::uint64_t>(timer.id), 0, there.value, 0});
     return {};
   }
 
@@ -283,8 +295,9 @@ Result<void> raise_limits(Workshop& workshop, const diff::ProcessPlan& plan) {
     RELIVE_TRY(visit.record_undo("lower " + name, SYS_prlimit64, {0, resource, living_at.value, 0}));
     auto done = visit.syscall("raise " + name, SYS_prlimit64, {0, resource, raised_at.value, 0});
     if (!done && done.error().kind == ErrorKind::permission) {
-      return fail(ErrorKind::refused, fmt::format("limit {}: the task may not raise it back from {} to {} (hard limit)", name,
-                                                  limit->living.hard, limit->wanted.hard),
+      return fail(ErrorKind::refused,
+                  fmt::format("limit {}: the task may not raise it back from {} to {} (hard limit)", name,
+                              limit->living.hard, limit->wanted.hard),
                   "this needs CAP_SYS_RESOURCE");
     }
     RELIVE_TRY(std::move(done));

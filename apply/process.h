@@ -8,8 +8,8 @@
 
 namespace relive::apply {
 
-// To be called before any other executor: lifts limits that the snapshot had higher, so that the others have the room they
-// had then. Recorded in the undo log; prepare_process sets them exactly, last.
+// To be called before any other executor: lifts limits that the snapshot had higher, so that the others have the room
+// they had then. Recorded in the undo log; prepare_process sets them exactly, last.
 Result<void> raise_limits(Workshop& workshop, const diff::ProcessPlan& plan);
 
 // To be called after all other executors, threads too: timers name threads, limits come down last, and timers run from

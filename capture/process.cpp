@@ -42,10 +42,12 @@ struct Questions {
   std::size_t dumpable, personality, thp_disable, parent, group, session, choose_timer_ids, first_timer;
 };
 
-Questions ask(Program& program, model::TaskAddress answers, model::TaskAddress times, const std::vector<model::PosixTimer>& timers) {
+Questions ask(Program& program, model::TaskAddress answers, model::TaskAddress times,
+              const std::vector<model::PosixTimer>& timers) {
   const auto at = [&](std::size_t offset) { return answers.value + offset; };
   for (std::size_t i = 0; i < model::kSignalCount; ++i) {
-    program.syscall("rt_sigaction", SYS_rt_sigaction, {i + 1, 0, at(offsetof(Answers, actions) + i * sizeof(model::SignalAction)), 8});
+    program.syscall("rt_sigaction", SYS_rt_sigaction,
+                    {i + 1, 0, at(offsetof(Answers, actions) + i * sizeof(model::SignalAction)), 8});
   }
   for (std::size_t i = 0; i < 3; ++i) {
     program.syscall("getitimer", SYS_getitimer, {i, at(offsetof(Answers, interval_timers) + i * sizeof(itimerval))});
@@ -82,7 +84,7 @@ std::string of_driver(const parasite::Visit& visit, std::string_view name) {
 
 struct Place {
   std::string path;
-  struct stat status {};
+  struct stat status{};
 };
 
 Result<Place> read_place(parasite::Visit& visit, std::string_view name) {
@@ -103,7 +105,8 @@ Result<void> check_shared(parasite::Visit& visit) {
   const auto driver = visit.driver();
   for (const auto& thread : visit.task().threads()) {
     if (thread.tid == driver) continue;
-    for (const auto& [kind, what] : {std::pair{KCMP_FS, "directories and umask"}, std::pair{KCMP_FILES, "a descriptor table"}}) {
+    for (const auto& [kind, what] :
+         {std::pair{KCMP_FS, "directories and umask"}, std::pair{KCMP_FILES, "a descriptor table"}}) {
       if (::syscall(SYS_kcmp, driver.value, thread.tid.value, kind, 0, 0) > 0) {
         return fail(ErrorKind::refused, fmt::format("thread {} has {} of its own (unshare)", thread.tid.value, what));
       }
@@ -141,7 +144,8 @@ Result<model::Process> read_process(parasite::Visit& visit) {
   std::memcpy(&trap, arena.control().saved_trap_action, sizeof trap);
   for (std::size_t i = 0; i < 3; ++i) {
     const auto& timer = answers.interval_timers[i];
-    process.interval_timers[i] = {.left_us = microseconds(timer.it_value), .interval_us = microseconds(timer.it_interval)};
+    process.interval_timers[i] = {.left_us = microseconds(timer.it_value),
+                                  .interval_us = microseconds(timer.it_interval)};
   }
   process.limits = answers.limits;
   process.child_subreaper = answers.child_subreaper != 0;
@@ -164,7 +168,8 @@ Result<model::Process> read_process(parasite::Visit& visit) {
   process.powers = {.raise_hard_limits = (capabilities >> CAP_SYS_RESOURCE & 1U) != 0,
                     .change_root = (capabilities >> CAP_SYS_CHROOT & 1U) != 0,
                     .choose_timer_ids = program.result(questions.choose_timer_ids) >= 0};
-  process.pending = RELIVE_TRY(read_pending(visit.driver(), QueueOf::task, RELIVE_TRY(status_number(status, "ShdPnd", 16))));
+  process.pending =
+      RELIVE_TRY(read_pending(visit.driver(), QueueOf::task, RELIVE_TRY(status_number(status, "ShdPnd", 16))));
 
   auto oom = RELIVE_TRY(task::read_proc(pid, "oom_score_adj"));
   while (oom.ends_with('\n')) oom.pop_back();

@@ -8,9 +8,9 @@
 
 namespace relive::capture {
 
-// Signal actions, signals pending for the task, timers, limits, directories and attributes. Changes nothing in the task.
-// ErrorKind::refused, by name, where the task as a whole has more than one of something: a thread with a directory or a
-// descriptor table of its own (unshare(2)).
+// Signal actions, signals pending for the task, timers, limits, directories and attributes. Changes nothing in the
+// task. ErrorKind::refused, by name, where the task as a whole has more than one of something: a thread with a
+// directory or a descriptor table of its own (unshare(2)).
 Result<model::Process> read_process(parasite::Visit& visit);
 
 // Opens the task's working and root directory for the snapshot (O_PATH), so that they can be gone back to when their

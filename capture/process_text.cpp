@@ -43,10 +43,14 @@ bool read_notify(std::string_view value, model::PosixTimer& timer) {
   if (slash == std::string_view::npos || dot == std::string_view::npos || dot < slash) return false;
   const auto way = value.substr(0, slash);
   const auto whom = value.substr(slash + 1, dot - slash - 1);
-  if (way == "signal") timer.notify = SIGEV_SIGNAL;
-  else if (way == "none") timer.notify = SIGEV_NONE;
-  else if (way == "thread") timer.notify = SIGEV_THREAD;
-  else return false;
+  if (way == "signal")
+    timer.notify = SIGEV_SIGNAL;
+  else if (way == "none")
+    timer.notify = SIGEV_NONE;
+  else if (way == "thread")
+    timer.notify = SIGEV_THREAD;
+  else
+    return false;
   if (whom != "pid" && whom != "tid") return false;
   const auto target = parse_number<pid_t>(value.substr(dot + 1));
   if (!target) return false;
@@ -89,7 +93,8 @@ Result<std::vector<model::PosixTimer>> parse_timers(std::string_view text) {
       if (!clock) return malformed(line);
       timer.clock = *clock;
       ++fields;
-    } else if (fields != 4 || name == "signal" || name == "notify" || name == "ClockID") {  // behind these, newer kernels may add
+    } else if (fields != 4 || name == "signal" || name == "notify" ||
+               name == "ClockID") {  // behind these, newer kernels may add
       return malformed(line);
     }
   }

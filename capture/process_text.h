@@ -21,8 +21,8 @@ std::optional<T> parse_number(std::string_view word, int base = 10) {
   return value;
 }
 
-// /proc/PID/timers (proc_pid_timers(5)): ids, clocks, signals and targets, by id ascending. Times and overruns are not in
-// that text: they stay 0. Clocks are the kernel's own numbers: -6 stands for CLOCK_PROCESS_CPUTIME_ID, -2 for the
+// /proc/PID/timers (proc_pid_timers(5)): ids, clocks, signals and targets, by id ascending. Times and overruns are not
+// in that text: they stay 0. Clocks are the kernel's own numbers: -6 stands for CLOCK_PROCESS_CPUTIME_ID, -2 for the
 // CLOCK_THREAD_CPUTIME_ID of the thread that made the timer.
 Result<std::vector<model::PosixTimer>> parse_timers(std::string_view timers_text);
 

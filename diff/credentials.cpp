@@ -27,10 +27,12 @@ std::optional<Refusal> compare_credentials(const model::Credentials& wanted, con
   constexpr std::array<std::string_view, 5> kSets{"inheritable", "permitted", "effective", "bounding", "ambient"};
   for (std::size_t i = 0; i < kWhich.size(); ++i) {
     if (wanted.uids[i] != living.uids[i]) {
-      return changed(fmt::format("{} user id", kWhich[i]), fmt::to_string(wanted.uids[i]), fmt::to_string(living.uids[i]));
+      return changed(fmt::format("{} user id", kWhich[i]), fmt::to_string(wanted.uids[i]),
+                     fmt::to_string(living.uids[i]));
     }
     if (wanted.gids[i] != living.gids[i]) {
-      return changed(fmt::format("{} group id", kWhich[i]), fmt::to_string(wanted.gids[i]), fmt::to_string(living.gids[i]));
+      return changed(fmt::format("{} group id", kWhich[i]), fmt::to_string(wanted.gids[i]),
+                     fmt::to_string(living.gids[i]));
     }
   }
   if (wanted.groups != living.groups) {

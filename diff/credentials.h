@@ -8,8 +8,9 @@
 
 namespace relive::diff {
 
-// The first way in which the rights of a thread differ, as a refusal whose reason says both values. What a task can never
-// take back (dropped capabilities, no_new_privs, seccomp filters) needs the task re-created, which this release does not do.
+// The first way in which the rights of a thread differ, as a refusal whose reason says both values. What a task can
+// never take back (dropped capabilities, no_new_privs, seccomp filters) needs the task re-created, which this release
+// does not do.
 std::optional<Refusal> compare_credentials(const model::Credentials& wanted, const model::Credentials& living);
 
 }  // namespace relive::diff

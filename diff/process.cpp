@@ -43,9 +43,12 @@ std::string limit_text(const model::Limit& limit) {
 
 std::string_view interval_timer_name(int which) {
   switch (which) {
-    case ITIMER_REAL: return "itimer real";
-    case ITIMER_VIRTUAL: return "itimer virtual";
-    default: return "itimer prof";
+    case ITIMER_REAL:
+      return "itimer real";
+    case ITIMER_VIRTUAL:
+      return "itimer virtual";
+    default:
+      return "itimer prof";
   }
 }
 
@@ -56,11 +59,16 @@ std::string armed_text(std::int64_t left, std::int64_t interval, std::int64_t se
   return fmt::format("armed {:.1f} s, every {:.3g} s", seconds(left), seconds(interval));
 }
 
-std::string armed_text(const model::IntervalTimer& timer) { return armed_text(timer.left_us, timer.interval_us, kSecondUs); }
-std::string armed_text(const model::PosixTimer& timer) { return armed_text(timer.left_ns, timer.interval_ns, kSecondNs); }
+std::string armed_text(const model::IntervalTimer& timer) {
+  return armed_text(timer.left_us, timer.interval_us, kSecondUs);
+}
+std::string armed_text(const model::PosixTimer& timer) {
+  return armed_text(timer.left_ns, timer.interval_ns, kSecondNs);
+}
 
 // Was a timer armed, disarmed or armed otherwise since? Not: has it run down since.
-bool armed_anew(std::int64_t wanted_left, std::int64_t wanted_interval, std::int64_t left, std::int64_t interval, std::int64_t second) {
+bool armed_anew(std::int64_t wanted_left, std::int64_t wanted_interval, std::int64_t left, std::int64_t interval,
+                std::int64_t second) {
   if ((wanted_left == 0) != (left == 0) || wanted_interval != interval) return true;
   return interval == 0 && left > wanted_left + second;
 }
@@ -93,17 +101,20 @@ class Planner {
 
   void identity() {
     const auto same = [&](std::string_view what, const auto& before, const auto& now, std::string_view hint) {
-      if (before != now) refuse(std::string(what), fmt::format("changed since the snapshot: {} -> {}", before, now), std::string(hint));
+      if (before != now)
+        refuse(std::string(what), fmt::format("changed since the snapshot: {} -> {}", before, now), std::string(hint));
     };
     constexpr std::string_view kNewSnapshot = "a task cannot go back there: take a new snapshot";
-    if (wanted_.executable_device != living_.executable_device || wanted_.executable_inode != living_.executable_inode) {
+    if (wanted_.executable_device != living_.executable_device ||
+        wanted_.executable_inode != living_.executable_inode) {
       refuse("executable", fmt::format("changed since the snapshot: {} -> {}", wanted_.executable, living_.executable),
              "the task executed another program: take a new snapshot");
     }
     same("process group", wanted_.group, living_.group, kNewSnapshot);
     same("session", wanted_.session, living_.session, kNewSnapshot);
     if (wanted_.parent != living_.parent) {  // only its parent's death gives a task another parent
-      plan_.notes.push_back(fmt::format("parent {} has ended since; the task's parent stays {}", wanted_.parent, living_.parent));
+      plan_.notes.push_back(
+          fmt::format("parent {} has ended since; the task's parent stays {}", wanted_.parent, living_.parent));
     }
   }
 
@@ -119,14 +130,16 @@ class Planner {
                  same_handler ? fmt::format("action {} -> {}", full_action_text(before), full_action_text(now))
                               : fmt::format("action {} -> {}", action_text(before), action_text(now)));
       operation(SetSignalAction{.signal = signal, .action = before});
-      discards = discards || std::ranges::any_of(wanted_.pending, [&](const auto& queued) { return queued.number() == signal; });
+      discards = discards ||
+                 std::ranges::any_of(wanted_.pending, [&](const auto& queued) { return queued.number() == signal; });
     }
     std::map<int, int> surplus;
     for (const auto& queued : living_.pending) ++surplus[queued.number()];
     for (const auto& queued : wanted_.pending) --surplus[queued.number()];
     for (const auto& [number, count] : surplus) {
       if (count == 0) continue;
-      difference(Family::signal, signal_name(number), fmt::format("pending for the task ({} {})", std::abs(count), count > 0 ? "more" : "fewer"),
+      difference(Family::signal, signal_name(number),
+                 fmt::format("pending for the task ({} {})", std::abs(count), count > 0 ? "more" : "fewer"),
                  count > 0 ? Sign::added : Sign::removed);
     }
     const bool changed = wanted_.pending != living_.pending;
@@ -140,8 +153,9 @@ class Planner {
       return code == SI_TIMER;
     });
     // A timer may fire between capture and commit; its signal must not outlive the timer's being set back.
-    const bool may_fire = std::ranges::any_of(living_.interval_timers, [](const auto& timer) { return timer.left_us != 0; }) ||
-                          std::ranges::any_of(living_.timers, [](const auto& timer) { return timer.left_ns != 0; });
+    const bool may_fire =
+        std::ranges::any_of(living_.interval_timers, [](const auto& timer) { return timer.left_us != 0; }) ||
+        std::ranges::any_of(living_.timers, [](const auto& timer) { return timer.left_ns != 0; });
     if (changed || discards || from_timer || may_fire) operation(RequeueSignals{.wanted = wanted_.pending});
   }
 
@@ -153,11 +167,13 @@ class Planner {
     if (root_moved) {
       difference(Family::process, "root", fmt::format("{} -> {}", wanted_.root.path, living_.root.path));
       if (!living_.powers.change_root) {
-        refuse(fmt::format("root directory {}", wanted_.root.path), "changed since the snapshot, and the task lacks CAP_SYS_CHROOT to go back");
+        refuse(fmt::format("root directory {}", wanted_.root.path),
+               "changed since the snapshot, and the task lacks CAP_SYS_CHROOT to go back");
       }
       operation(ChangeRoot{.path = wanted_.root.path});
     }
-    if (moved(wanted_.cwd, living_.cwd)) difference(Family::process, "cwd", fmt::format("{} -> {}", wanted_.cwd.path, living_.cwd.path));
+    if (moved(wanted_.cwd, living_.cwd))
+      difference(Family::process, "cwd", fmt::format("{} -> {}", wanted_.cwd.path, living_.cwd.path));
     if (root_moved || moved(wanted_.cwd, living_.cwd)) operation(ChangeDirectory{.path = wanted_.cwd.path});
   }
 
@@ -167,11 +183,13 @@ class Planner {
       operation(SetUmask{.value = wanted_.umask});
     }
     if (wanted_.personality != living_.personality) {
-      difference(Family::process, "personality", fmt::format("{:#x} -> {:#x}", wanted_.personality, living_.personality));
+      difference(Family::process, "personality",
+                 fmt::format("{:#x} -> {:#x}", wanted_.personality, living_.personality));
       operation(SetPersonality{.value = wanted_.personality});
     }
     if (wanted_.oom_score_adj != living_.oom_score_adj) {
-      difference(Family::process, "oom_score_adj", fmt::format("{} -> {}", wanted_.oom_score_adj, living_.oom_score_adj));
+      difference(Family::process, "oom_score_adj",
+                 fmt::format("{} -> {}", wanted_.oom_score_adj, living_.oom_score_adj));
       operation(SetOomScore{.living = living_.oom_score_adj, .wanted = wanted_.oom_score_adj});
     }
     if (wanted_.child_subreaper != living_.child_subreaper) {
@@ -179,7 +197,8 @@ class Planner {
       operation(SetChildSubreaper{.value = wanted_.child_subreaper});
     }
     if (wanted_.thp_disable != living_.thp_disable) {
-      difference(Family::process, "transparent huge pages disabled", fmt::format("{} -> {}", wanted_.thp_disable, living_.thp_disable));
+      difference(Family::process, "transparent huge pages disabled",
+                 fmt::format("{} -> {}", wanted_.thp_disable, living_.thp_disable));
       operation(SetThpDisable{.value = wanted_.thp_disable});
     }
     if (wanted_.dumpable != living_.dumpable) {
@@ -197,10 +216,12 @@ class Planner {
       const auto& now = living_.limits[i];
       if (before == now) continue;
       const int resource = static_cast<int>(i);
-      difference(Family::process, limit_name(resource), fmt::format("{} -> {} (soft/hard)", limit_text(before), limit_text(now)));
+      difference(Family::process, limit_name(resource),
+                 fmt::format("{} -> {} (soft/hard)", limit_text(before), limit_text(now)));
       if (before.hard > now.hard && !living_.powers.raise_hard_limits) {
         refuse(fmt::format("limit {}", limit_name(resource)),
-               fmt::format("the hard limit was lowered since the snapshot ({} -> {}), and the task lacks CAP_SYS_RESOURCE to raise it",
+               fmt::format("the hard limit was lowered since the snapshot ({} -> {}), and the task lacks "
+                           "CAP_SYS_RESOURCE to raise it",
                            limit_value(before.hard), limit_value(now.hard)),
                "run the program with CAP_SYS_RESOURCE, or let it lower its soft limit only");
       }
@@ -213,15 +234,19 @@ class Planner {
   }
 
   static bool same_attributes(const model::PosixTimer& a, const model::PosixTimer& b) {
-    return a.clock == b.clock && a.notify == b.notify && a.signal == b.signal && a.value == b.value && a.target == b.target;
+    return a.clock == b.clock && a.notify == b.notify && a.signal == b.signal && a.value == b.value &&
+           a.target == b.target;
   }
 
   void create_timer(const model::PosixTimer& timer, bool replaces) {
     const auto name = fmt::format("timer {}", timer.id);
     if (timer.clock == kOwnThreadClock) {
-      refuse(name, "was deleted since the snapshot; it counts the CPU time of the thread that made it, which nobody else can make again");
+      refuse(name,
+             "was deleted since the snapshot; it counts the CPU time of the thread that made it, which nobody else can "
+             "make again");
     } else if (!living_.powers.choose_timer_ids) {
-      refuse(name, "was deleted since the snapshot, and this kernel gives no task a timer id twice", "Linux 6.15 can (PR_TIMER_CREATE_RESTORE_IDS)");
+      refuse(name, "was deleted since the snapshot, and this kernel gives no task a timer id twice",
+             "Linux 6.15 can (PR_TIMER_CREATE_RESTORE_IDS)");
     }
     operation(CreatePosixTimer{.timer = timer, .replaces = replaces});
   }
@@ -248,13 +273,17 @@ class Planner {
         if (armed_anew(timer.left_ns, timer.interval_ns, other.left_ns, other.interval_ns, kSecondNs)) {
           difference(Family::timer, name, fmt::format("{} -> {}", armed_text(timer), armed_text(other)));
         }
-        if (timer.left_ns != 0 || other.left_ns != 0 || timer.interval_ns != other.interval_ns) operation(SetPosixTimer{.timer = timer});
+        if (timer.left_ns != 0 || other.left_ns != 0 || timer.interval_ns != other.interval_ns)
+          operation(SetPosixTimer{.timer = timer});
       }
-      if (timer.overrun != 0) plan_.notes.push_back(fmt::format("timer {}: the overrun count of its last signal starts again at 0", timer.id));
+      if (timer.overrun != 0)
+        plan_.notes.push_back(
+            fmt::format("timer {}: the overrun count of its last signal starts again at 0", timer.id));
       living.erase(now);
     }
     for (const auto& [id, timer] : living) {
-      difference(Family::timer, fmt::format("timer {}", id), fmt::format("made since, {}", armed_text(*timer)), Sign::added);
+      difference(Family::timer, fmt::format("timer {}", id), fmt::format("made since, {}", armed_text(*timer)),
+                 Sign::added);
       operation(DeletePosixTimer{.id = id});
     }
   }
@@ -297,41 +326,66 @@ std::string signal_name(int signal) {
 
 std::string limit_name(int resource) {
   switch (resource) {
-    case RLIMIT_CPU: return "RLIMIT_CPU";
-    case RLIMIT_FSIZE: return "RLIMIT_FSIZE";
-    case RLIMIT_DATA: return "RLIMIT_DATA";
-    case RLIMIT_STACK: return "RLIMIT_STACK";
-    case RLIMIT_CORE: return "RLIMIT_CORE";
-    case RLIMIT_RSS: return "RLIMIT_RSS";
-    case RLIMIT_NPROC: return "RLIMIT_NPROC";
-    case RLIMIT_NOFILE: return "RLIMIT_NOFILE";
-    case RLIMIT_MEMLOCK: return "RLIMIT_MEMLOCK";
-    case RLIMIT_AS: return "RLIMIT_AS";
-    case RLIMIT_LOCKS: return "RLIMIT_LOCKS";
-    case RLIMIT_SIGPENDING: return "RLIMIT_SIGPENDING";
-    case RLIMIT_MSGQUEUE: return "RLIMIT_MSGQUEUE";
-    case RLIMIT_NICE: return "RLIMIT_NICE";
-    case RLIMIT_RTPRIO: return "RLIMIT_RTPRIO";
-    case RLIMIT_RTTIME: return "RLIMIT_RTTIME";
-    default: return fmt::format("limit {}", resource);
+    case RLIMIT_CPU:
+      return "RLIMIT_CPU";
+    case RLIMIT_FSIZE:
+      return "RLIMIT_FSIZE";
+    case RLIMIT_DATA:
+      return "RLIMIT_DATA";
+    case RLIMIT_STACK:
+      return "RLIMIT_STACK";
+    case RLIMIT_CORE:
+      return "RLIMIT_CORE";
+    case RLIMIT_RSS:
+      return "RLIMIT_RSS";
+    case RLIMIT_NPROC:
+      return "RLIMIT_NPROC";
+    case RLIMIT_NOFILE:
+      return "RLIMIT_NOFILE";
+    case RLIMIT_MEMLOCK:
+      return "RLIMIT_MEMLOCK";
+    case RLIMIT_AS:
+      return "RLIMIT_AS";
+    case RLIMIT_LOCKS:
+      return "RLIMIT_LOCKS";
+    case RLIMIT_SIGPENDING:
+      return "RLIMIT_SIGPENDING";
+    case RLIMIT_MSGQUEUE:
+      return "RLIMIT_MSGQUEUE";
+    case RLIMIT_NICE:
+      return "RLIMIT_NICE";
+    case RLIMIT_RTPRIO:
+      return "RLIMIT_RTPRIO";
+    case RLIMIT_RTTIME:
+      return "RLIMIT_RTTIME";
+    default:
+      return fmt::format("limit {}", resource);
   }
 }
 
-ProcessPlan plan_process(const model::Process& wanted, const model::Process& living, std::span<const model::Tid> living_threads) {
+ProcessPlan plan_process(const model::Process& wanted, const model::Process& living,
+                         std::span<const model::Tid> living_threads) {
   return Planner(wanted, living, living_threads).plan();
 }
 
 std::string text(const ProcessOperation& operation) {
   return std::visit(
       overloaded{
-          [](const SetSignalAction& op) { return fmt::format("set action of {}: {}", signal_name(op.signal), action_text(op.action)); },
-          [](const RequeueSignals& op) { return fmt::format("take pending signals, queue {} again", op.wanted.size()); },
+          [](const SetSignalAction& op) {
+            return fmt::format("set action of {}: {}", signal_name(op.signal), action_text(op.action));
+          },
+          [](const RequeueSignals& op) {
+            return fmt::format("take pending signals, queue {} again", op.wanted.size());
+          },
           [](const SetIntervalTimer& op) {
             return timer_text(std::string(interval_timer_name(op.which)), op.value.left_us, armed_text(op.value));
           },
-          [](const SetPosixTimer& op) { return timer_text(fmt::format("timer {}", op.timer.id), op.timer.left_ns, armed_text(op.timer)); },
+          [](const SetPosixTimer& op) {
+            return timer_text(fmt::format("timer {}", op.timer.id), op.timer.left_ns, armed_text(op.timer));
+          },
           [](const CreatePosixTimer& op) {
-            return fmt::format("timer {}: {}, {}", op.timer.id, op.replaces ? "delete and make again" : "make", armed_text(op.timer));
+            return fmt::format("timer {}: {}, {}", op.timer.id, op.replaces ? "delete and make again" : "make",
+                               armed_text(op.timer));
           },
           [](const DeletePosixTimer& op) { return fmt::format("timer {}: delete", op.id); },
           [](const SetLimit& op) { return fmt::format("set {}: {}", limit_name(op.resource), limit_text(op.wanted)); },

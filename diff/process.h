@@ -67,9 +67,10 @@ struct SetThpDisable {
   std::uint32_t value = 0;
 };
 
-using ProcessOperation = std::variant<SetSignalAction, RequeueSignals, SetIntervalTimer, SetPosixTimer, CreatePosixTimer, DeletePosixTimer,
-                                      SetLimit, ChangeDirectory, ChangeRoot, SetUmask, SetPersonality, SetDumpable, SetOomScore,
-                                      SetChildSubreaper, SetThpDisable>;
+using ProcessOperation =
+    std::variant<SetSignalAction, RequeueSignals, SetIntervalTimer, SetPosixTimer, CreatePosixTimer, DeletePosixTimer,
+                 SetLimit, ChangeDirectory, ChangeRoot, SetUmask, SetPersonality, SetDumpable, SetOomScore,
+                 SetChildSubreaper, SetThpDisable>;
 
 // "set action of SIGTERM: default", for --dry-run.
 std::string text(const ProcessOperation& operation);
@@ -81,10 +82,12 @@ struct ProcessPlan {
   std::vector<std::string> notes;  // what is not taken back, and need not stop a rollback
 };
 
-// Running down is no difference: a timer that is armed on both sides is set back to the time that was left, and only shown
-// as a difference where it was armed anew (more time left than it had, by over a second) or with another interval.
-// `living_threads`: the threads that live now, where known: a timer whose target is not among them is made again.
-ProcessPlan plan_process(const model::Process& wanted, const model::Process& living, std::span<const model::Tid> living_threads = {});
+// Running down is no difference: a timer that is armed on both sides is set back to the time that was left, and only
+// shown as a difference where it was armed anew (more time left than it had, by over a second) or with another
+// interval. `living_threads`: the threads that live now, where known: a timer whose target is not among them is made
+// again.
+ProcessPlan plan_process(const model::Process& wanted, const model::Process& living,
+                         std::span<const model::Tid> living_threads = {});
 
 // "SIGTERM", "SIGRTMIN+3", "signal 32".
 std::string signal_name(int signal);

@@ -29,18 +29,18 @@ struct Directory {
 
 // What a task may do now. Belongs to the living side only: plans need it to refuse before the first change.
 struct Powers {
-  bool raise_hard_limits = true;  // CAP_SYS_RESOURCE
-  bool change_root = true;        // CAP_SYS_CHROOT
-  bool choose_timer_ids = true;   // PR_TIMER_CREATE_RESTORE_IDS (Linux 6.15)
+  bool raise_hard_limits = true;                         // CAP_SYS_RESOURCE
+  bool change_root = true;                               // CAP_SYS_CHROOT
+  bool choose_timer_ids = true;                          // PR_TIMER_CREATE_RESTORE_IDS (Linux 6.15)
   bool operator==(const Powers&) const { return true; }  // two tasks are alike whatever they may do
 };
 
 struct Process {
   SignalActions actions{};
-  std::vector<QueuedSignal> pending{};  // queued for the task, not for one thread
+  std::vector<QueuedSignal> pending{};             // queued for the task, not for one thread
   std::array<IntervalTimer, 3> interval_timers{};  // ITIMER_REAL, ITIMER_VIRTUAL, ITIMER_PROF
-  std::vector<PosixTimer> timers{};              // by id, ascending
-  std::array<Limit, RLIM_NLIMITS> limits{};      // [RLIMIT_*]
+  std::vector<PosixTimer> timers{};                // by id, ascending
+  std::array<Limit, RLIM_NLIMITS> limits{};        // [RLIMIT_*]
   Directory cwd{};
   Directory root{};
   std::uint32_t umask = 0;
@@ -48,10 +48,11 @@ struct Process {
   std::int32_t dumpable = 0;
   std::int32_t oom_score_adj = 0;
   bool child_subreaper = false;
-  std::uint32_t thp_disable = 0;  // as PR_GET_THP_DISABLE answers: 1 disabled, 3 disabled but where advised (Linux 6.18)
+  std::uint32_t thp_disable =
+      0;  // as PR_GET_THP_DISABLE answers: 1 disabled, 3 disabled but where advised (Linux 6.18)
   Powers powers{};
-  // Named only to be compared; a change of these is refused (but another parent: only the old one's end can cause that).
-  // Ids as the task itself sees them, in its own pid namespace.
+  // Named only to be compared; a change of these is refused (but another parent: only the old one's end can cause
+  // that). Ids as the task itself sees them, in its own pid namespace.
   std::string executable{};
   std::uint64_t executable_device = 0;
   std::uint64_t executable_inode = 0;

@@ -31,10 +31,10 @@ namespace {
 using parasite::Session;
 using parasite::Visit;
 using task::FrozenTask;
-using ::testing::HasSubstr;
-using ::testing::IsEmpty;
 using testing::Child;
 using testing::ChildEnd;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
 
 constexpr int kRestoreIds = 77;  // PR_TIMER_CREATE_RESTORE_IDS
 
@@ -150,30 +150,41 @@ void handler_a(int) {}
 void handler_b(int) {}
 
 bool set_handler(int signal, void (*handler)(int), int flags = 0) {
-  struct sigaction action {};
+  struct sigaction action{};
   action.sa_handler = handler;
   action.sa_flags = flags;
   return ::sigaction(signal, &action, nullptr) == 0;
 }
 
 bool has_handler(int signal, void (*handler)(int), int flags = 0) {
-  struct sigaction action {};
-  return ::sigaction(signal, nullptr, &action) == 0 && action.sa_handler == handler && (action.sa_flags & SA_RESTART) == flags;
+  struct sigaction action{};
+  return ::sigaction(signal, nullptr, &action) == 0 && action.sa_handler == handler &&
+         (action.sa_flags & SA_RESTART) == flags;
 }
 
 bool can_choose_timer_ids() { return ::prctl(kRestoreIds, 2, 0, 0, 0) >= 0; }
 
 TEST(ProcessTest, SignalActions) {
-  Subject({.set_up = [] { return set_handler(SIGTERM, handler_a, SA_RESTART) && set_handler(SIGTRAP, handler_a) && set_handler(SIGRTMAX, SIG_IGN); },
-           .wreck = [] {
-             return set_handler(SIGTERM, handler_b) && set_handler(SIGTRAP, handler_b) && set_handler(SIGRTMAX, SIG_DFL) &&
-                    set_handler(SIGUSR1, handler_b);
-           },
-           .is_back = [] {
-             return has_handler(SIGTERM, handler_a, SA_RESTART) && has_handler(SIGTRAP, handler_a) && has_handler(SIGRTMAX, SIG_IGN) &&
-                    has_handler(SIGUSR1, SIG_DFL);
-           },
-           .is_wrecked = [] { return has_handler(SIGTERM, handler_b) && has_handler(SIGTRAP, handler_b) && has_handler(SIGUSR1, handler_b); }})
+  Subject({.set_up =
+               [] {
+                 return set_handler(SIGTERM, handler_a, SA_RESTART) && set_handler(SIGTRAP, handler_a) &&
+                        set_handler(SIGRTMAX, SIG_IGN);
+               },
+           .wreck =
+               [] {
+                 return set_handler(SIGTERM, handler_b) && set_handler(SIGTRAP, handler_b) &&
+                        set_handler(SIGRTMAX, SIG_DFL) && set_handler(SIGUSR1, handler_b);
+               },
+           .is_back =
+               [] {
+                 return has_handler(SIGTERM, handler_a, SA_RESTART) && has_handler(SIGTRAP, handler_a) &&
+                        has_handler(SIGRTMAX, SIG_IGN) && has_handler(SIGUSR1, SIG_DFL);
+               },
+           .is_wrecked =
+               [] {
+                 return has_handler(SIGTERM, handler_b) && has_handler(SIGTRAP, handler_b) &&
+                        has_handler(SIGUSR1, handler_b);
+               }})
       .expect_there_and_back();
 }
 
@@ -198,42 +209,52 @@ std::pair<int, int> take(const sigset_t& signals) {
 
 TEST(ProcessTest, SignalsPendingForTheTask) {
   static const sigset_t kAll = set_of({SIGUSR1, SIGUSR2, SIGRTMIN, SIGRTMIN + 1});
-  Subject({.set_up = [] {
-             ::sigprocmask(SIG_BLOCK, &kAll, nullptr);
-             return queue_value(SIGUSR1, 5) && queue_value(SIGRTMIN, 1) && queue_value(SIGRTMIN, 2) &&
-                    ::syscall(SYS_tgkill, ::getpid(), ::gettid(), SIGUSR2) == 0;
-           },
-           .wreck = [] {
-             while (take(set_of({SIGUSR1, SIGRTMIN})).first != 0) {
-             }
-             return queue_value(SIGRTMIN + 1, 9);
-           },
-           .is_back = [] {
-             sigset_t pending;
-             ::sigpending(&pending);
-             return ::sigismember(&pending, SIGUSR1) == 1 && ::sigismember(&pending, SIGRTMIN) == 1 &&
-                    ::sigismember(&pending, SIGRTMIN + 1) == 0 && ::sigismember(&pending, SIGUSR2) == 1;
-           },
-           .is_wrecked = [] {
-             sigset_t pending;
-             ::sigpending(&pending);
-             return ::sigismember(&pending, SIGUSR1) == 0 && ::sigismember(&pending, SIGRTMIN + 1) == 1 &&
-                    ::sigismember(&pending, SIGUSR2) == 1;
-           }})
+  Subject({.set_up =
+               [] {
+                 ::sigprocmask(SIG_BLOCK, &kAll, nullptr);
+                 return queue_value(SIGUSR1, 5) && queue_value(SIGRTMIN, 1) && queue_value(SIGRTMIN, 2) &&
+                        ::syscall(SYS_tgkill, ::getpid(), ::gettid(), SIGUSR2) == 0;
+               },
+           .wreck =
+               [] {
+                 while (take(set_of({SIGUSR1, SIGRTMIN})).first != 0) {
+                 }
+                 return queue_value(SIGRTMIN + 1, 9);
+               },
+           .is_back =
+               [] {
+                 sigset_t pending;
+                 ::sigpending(&pending);
+                 return ::sigismember(&pending, SIGUSR1) == 1 && ::sigismember(&pending, SIGRTMIN) == 1 &&
+                        ::sigismember(&pending, SIGRTMIN + 1) == 0 && ::sigismember(&pending, SIGUSR2) == 1;
+               },
+           .is_wrecked =
+               [] {
+                 sigset_t pending;
+                 ::sigpending(&pending);
+                 return ::sigismember(&pending, SIGUSR1) == 0 && ::sigismember(&pending, SIGRTMIN + 1) == 1 &&
+                        ::sigismember(&pending, SIGUSR2) == 1;
+               }})
       .expect_there_and_back();
 }
 
 TEST(ProcessTest, QueuedSignalsKeepOrderAndValue) {
   static const sigset_t kAll = set_of({SIGUSR1, SIGRTMIN});
-  Subject subject({.set_up = [] {
-                     ::sigprocmask(SIG_BLOCK, &kAll, nullptr);
-                     return queue_value(SIGUSR1, 5) && queue_value(SIGRTMIN, 1) && queue_value(SIGRTMIN, 2);
-                   },
-                   .wreck = [] { return take(kAll) == std::pair{SIGUSR1, 5} && set_handler(SIGRTMIN, SIG_IGN) && set_handler(SIGRTMIN, SIG_DFL); },
-                   .is_back = [] {
-                     return take(kAll) == std::pair{SIGUSR1, 5} && take(kAll) == std::pair{SIGRTMIN, 1} && take(kAll) == std::pair{SIGRTMIN, 2} &&
-                            take(kAll).first == 0;
-                   }});
+  Subject subject({.set_up =
+                       [] {
+                         ::sigprocmask(SIG_BLOCK, &kAll, nullptr);
+                         return queue_value(SIGUSR1, 5) && queue_value(SIGRTMIN, 1) && queue_value(SIGRTMIN, 2);
+                       },
+                   .wreck =
+                       [] {
+                         return take(kAll) == std::pair{SIGUSR1, 5} && set_handler(SIGRTMIN, SIG_IGN) &&
+                                set_handler(SIGRTMIN, SIG_DFL);
+                       },
+                   .is_back =
+                       [] {
+                         return take(kAll) == std::pair{SIGUSR1, 5} && take(kAll) == std::pair{SIGRTMIN, 1} &&
+                                take(kAll) == std::pair{SIGRTMIN, 2} && take(kAll).first == 0;
+                       }});
   ASSERT_TRUE(subject.snapshot().has_value());
   for (int round = 0; round < 3; ++round) {
     if (round == 0) {
@@ -254,23 +275,29 @@ itimerval left_of(int which) {
 }
 
 TEST(ProcessTest, IntervalTimers) {
-  Subject({.set_up = [] {
+  Subject(
+      {.set_up =
+           [] {
              const itimerval real{.it_interval = {}, .it_value = {.tv_sec = 1000, .tv_usec = 0}};
-             const itimerval prof{.it_interval = {.tv_sec = 300, .tv_usec = 0}, .it_value = {.tv_sec = 200, .tv_usec = 0}};
+             const itimerval prof{.it_interval = {.tv_sec = 300, .tv_usec = 0},
+                                  .it_value = {.tv_sec = 200, .tv_usec = 0}};
              return ::setitimer(ITIMER_REAL, &real, nullptr) == 0 && ::setitimer(ITIMER_PROF, &prof, nullptr) == 0;
            },
-           .wreck = [] {
+       .wreck =
+           [] {
              const itimerval off{};
              const itimerval virt{.it_interval = {}, .it_value = {.tv_sec = 77, .tv_usec = 0}};
              ::alarm(5000);
              return ::setitimer(ITIMER_PROF, &off, nullptr) == 0 && ::setitimer(ITIMER_VIRTUAL, &virt, nullptr) == 0;
            },
-           .is_back = [] {
+       .is_back =
+           [] {
              return left_of(ITIMER_REAL).it_value.tv_sec > 900 && left_of(ITIMER_REAL).it_value.tv_sec <= 1000 &&
                     left_of(ITIMER_PROF).it_interval.tv_sec == 300 && left_of(ITIMER_PROF).it_value.tv_sec > 100 &&
                     left_of(ITIMER_VIRTUAL).it_value.tv_sec == 0;
            },
-           .is_wrecked = [] { return left_of(ITIMER_REAL).it_value.tv_sec > 4000 && left_of(ITIMER_PROF).it_interval.tv_sec == 0; }})
+       .is_wrecked =
+           [] { return left_of(ITIMER_REAL).it_value.tv_sec > 4000 && left_of(ITIMER_PROF).it_interval.tv_sec == 0; }})
       .expect_there_and_back();
 }
 
@@ -279,7 +306,11 @@ int make_timer(clockid_t clock, int signal, std::uint64_t value, int thread = 0)
   struct {
     std::uint64_t value;
     int signal, notify, thread, rest[11];
-  } event{.value = value, .signal = signal, .notify = thread == 0 ? SIGEV_SIGNAL : SIGEV_THREAD_ID, .thread = thread, .rest = {}};
+  } event{.value = value,
+          .signal = signal,
+          .notify = thread == 0 ? SIGEV_SIGNAL : SIGEV_THREAD_ID,
+          .thread = thread,
+          .rest = {}};
   int id = -1;
   return ::syscall(SYS_timer_create, clock, &event, &id) == 0 ? id : -1;
 }
@@ -289,26 +320,42 @@ bool set_timer(int id, int seconds, int every = 0) {
 }
 long timer_left(int id) {
   itimerspec value{};
-  return ::syscall(SYS_timer_gettime, id, &value) == 0 ? value.it_value.tv_sec + (value.it_value.tv_nsec > 0 ? 1 : 0) : -1;
+  return ::syscall(SYS_timer_gettime, id, &value) == 0 ? value.it_value.tv_sec + (value.it_value.tv_nsec > 0 ? 1 : 0)
+                                                       : -1;
 }
 bool delete_timer(int id) { return ::syscall(SYS_timer_delete, id) == 0; }
 
 TEST(ProcessTest, PosixTimersAreSetBackAndSurplusOnesGo) {
-  Subject({.set_up = [] {
-             return make_timer(CLOCK_MONOTONIC, SIGUSR1, 1) == 0 && make_timer(CLOCK_REALTIME, SIGRTMIN, 0xfedcba9876543210) == 1 &&
-                    make_timer(CLOCK_MONOTONIC, SIGUSR2, 3, ::gettid()) == 2 && set_timer(0, 1000) && set_timer(2, 2000, 500);
-           },
-           .wreck = [] { return set_timer(0, 0) && set_timer(1, 40) && set_timer(2, 9000) && make_timer(CLOCK_MONOTONIC, SIGUSR1, 1) == 3 && set_timer(3, 50); },
-           .is_back = [] { return timer_left(0) > 900 && timer_left(1) == 0 && timer_left(2) > 1900 && timer_left(2) <= 2000 && timer_left(3) == -1; },
-           .is_wrecked = [] { return timer_left(0) == 0 && timer_left(1) > 0 && timer_left(2) > 8900 && timer_left(3) > 0; }})
+  Subject({.set_up =
+               [] {
+                 return make_timer(CLOCK_MONOTONIC, SIGUSR1, 1) == 0 &&
+                        make_timer(CLOCK_REALTIME, SIGRTMIN, 0xfedcba9876543210) == 1 &&
+                        make_timer(CLOCK_MONOTONIC, SIGUSR2, 3, ::gettid()) == 2 && set_timer(0, 1000) &&
+                        set_timer(2, 2000, 500);
+               },
+           .wreck =
+               [] {
+                 return set_timer(0, 0) && set_timer(1, 40) && set_timer(2, 9000) &&
+                        make_timer(CLOCK_MONOTONIC, SIGUSR1, 1) == 3 && set_timer(3, 50);
+               },
+           .is_back =
+               [] {
+                 return timer_left(0) > 900 && timer_left(1) == 0 && timer_left(2) > 1900 && timer_left(2) <= 2000 &&
+                        timer_left(3) == -1;
+               },
+           .is_wrecked =
+               [] { return timer_left(0) == 0 && timer_left(1) > 0 && timer_left(2) > 8900 && timer_left(3) > 0; }})
       .expect_there_and_back();
 }
 
 TEST(ProcessTest, DeletedPosixTimersComeBackWithTheirIds) {
-  const Script script{.set_up = [] {
-                        return make_timer(CLOCK_MONOTONIC, SIGUSR1, 1) == 0 && make_timer(CLOCK_MONOTONIC, SIGUSR2, 0xfedcba9876543210, ::gettid()) == 1 &&
-                               make_timer(CLOCK_PROCESS_CPUTIME_ID, SIGRTMIN, 7) == 2 && set_timer(0, 1000) && set_timer(1, 2000);
-                      },
+  const Script script{.set_up =
+                          [] {
+                            return make_timer(CLOCK_MONOTONIC, SIGUSR1, 1) == 0 &&
+                                   make_timer(CLOCK_MONOTONIC, SIGUSR2, 0xfedcba9876543210, ::gettid()) == 1 &&
+                                   make_timer(CLOCK_PROCESS_CPUTIME_ID, SIGRTMIN, 7) == 2 && set_timer(0, 1000) &&
+                                   set_timer(1, 2000);
+                          },
                       .wreck = [] { return delete_timer(0) && delete_timer(1) && delete_timer(2); },
                       .is_back = [] { return timer_left(0) > 900 && timer_left(1) > 1900 && timer_left(2) == 0; },
                       .is_wrecked = [] { return timer_left(0) == -1 && timer_left(1) == -1 && timer_left(2) == -1; }};
@@ -334,11 +381,13 @@ TEST(ProcessTest, DeletedPosixTimersComeBackWithTheirIds) {
 TEST(ProcessTest, AnotherTimerUnderTheSameIdIsReplaced) {
   if (!can_choose_timer_ids()) GTEST_SKIP() << "this kernel gives no task a timer id twice (Linux 6.15 does)";
   Subject({.set_up = [] { return make_timer(CLOCK_MONOTONIC, SIGUSR1, 1) == 0 && set_timer(0, 1000); },
-           .wreck = [] {
-             int id = 0;
-             return delete_timer(0) && ::prctl(kRestoreIds, 1, 0, 0, 0) == 0 && ::syscall(SYS_timer_create, CLOCK_REALTIME, nullptr, &id) == 0 &&
-                    ::prctl(kRestoreIds, 0, 0, 0, 0) == 0 && id == 0;
-           },
+           .wreck =
+               [] {
+                 int id = 0;
+                 return delete_timer(0) && ::prctl(kRestoreIds, 1, 0, 0, 0) == 0 &&
+                        ::syscall(SYS_timer_create, CLOCK_REALTIME, nullptr, &id) == 0 &&
+                        ::prctl(kRestoreIds, 0, 0, 0, 0) == 0 && id == 0;
+               },
            .is_back = [] { return timer_left(0) > 900 && ::prctl(kRestoreIds, 2, 0, 0, 0) == 0; },
            .is_wrecked = [] { return timer_left(0) == 0; }})
       .expect_there_and_back();
@@ -358,18 +407,28 @@ bool set_soft(int resource, rlim_t soft) {
 }
 
 TEST(ProcessTest, SoftLimits) {
-  Subject({.set_up = [] { return set_soft(RLIMIT_NOFILE, 500) && set_soft(RLIMIT_CORE, 0) && set_soft(RLIMIT_STACK, 8 << 20); },
-           .wreck = [] { return set_soft(RLIMIT_NOFILE, 60) && set_soft(RLIMIT_CORE, 4096) && set_soft(RLIMIT_STACK, 16 << 20); },
-           .is_back = [] { return limit_is(RLIMIT_NOFILE, 500) && limit_is(RLIMIT_CORE, 0) && limit_is(RLIMIT_STACK, 8 << 20); },
-           .is_wrecked = [] { return limit_is(RLIMIT_NOFILE, 60) && limit_is(RLIMIT_CORE, 4096) && limit_is(RLIMIT_STACK, 16 << 20); }})
+  Subject(
+      {.set_up =
+           [] { return set_soft(RLIMIT_NOFILE, 500) && set_soft(RLIMIT_CORE, 0) && set_soft(RLIMIT_STACK, 8 << 20); },
+       .wreck =
+           [] {
+             return set_soft(RLIMIT_NOFILE, 60) && set_soft(RLIMIT_CORE, 4096) && set_soft(RLIMIT_STACK, 16 << 20);
+           },
+       .is_back =
+           [] { return limit_is(RLIMIT_NOFILE, 500) && limit_is(RLIMIT_CORE, 0) && limit_is(RLIMIT_STACK, 8 << 20); },
+       .is_wrecked =
+           [] {
+             return limit_is(RLIMIT_NOFILE, 60) && limit_is(RLIMIT_CORE, 4096) && limit_is(RLIMIT_STACK, 16 << 20);
+           }})
       .expect_there_and_back();
 }
 
 TEST(ProcessTest, HardLimitIsRaisedOrRefusedByName) {
-  Subject subject({.wreck = [] {
-                     const rlimit low{.rlim_cur = 100, .rlim_max = 100};
-                     return ::setrlimit(RLIMIT_NOFILE, &low) == 0;
-                   },
+  Subject subject({.wreck =
+                       [] {
+                         const rlimit low{.rlim_cur = 100, .rlim_max = 100};
+                         return ::setrlimit(RLIMIT_NOFILE, &low) == 0;
+                       },
                    .is_back = [] { return !limit_is(RLIMIT_NOFILE, 100); }});
   ASSERT_TRUE(subject.snapshot().has_value());
   EXPECT_EQ(subject.child().ask('w'), 'y');
@@ -390,7 +449,7 @@ std::string make_directory() {
 }
 
 ino_t inode_of(const char* path) {
-  struct stat status {};
+  struct stat status{};
   return ::stat(path, &status) == 0 ? status.st_ino : 0;
 }
 
@@ -437,16 +496,27 @@ TEST(ProcessTest, UmaskPersonalitySubreaperAndHugePages) {
     int now = -1;
     return ::prctl(PR_GET_CHILD_SUBREAPER, &now) == 0 && now == wanted;
   };
-  Subject({.set_up = [] {
-             ::umask(027);
-             return ::prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0) == 0 && ::personality(ADDR_NO_RANDOMIZE) >= 0;
-           },
-           .wreck = [] {
-             ::umask(077);
-             return ::prctl(PR_SET_CHILD_SUBREAPER, 1) == 0 && ::prctl(PR_SET_THP_DISABLE, 0, 0, 0, 0) == 0 && ::personality(0) >= 0;
-           },
-           .is_back = [] { return mask_is(027) && subreaper_is(0) && ::prctl(PR_GET_THP_DISABLE, 0, 0, 0, 0) == 1 && ::personality(0xffffffff) == ADDR_NO_RANDOMIZE; },
-           .is_wrecked = [] { return mask_is(077) && subreaper_is(1) && ::prctl(PR_GET_THP_DISABLE, 0, 0, 0, 0) == 0 && ::personality(0xffffffff) == 0; }})
+  Subject({.set_up =
+               [] {
+                 ::umask(027);
+                 return ::prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0) == 0 && ::personality(ADDR_NO_RANDOMIZE) >= 0;
+               },
+           .wreck =
+               [] {
+                 ::umask(077);
+                 return ::prctl(PR_SET_CHILD_SUBREAPER, 1) == 0 && ::prctl(PR_SET_THP_DISABLE, 0, 0, 0, 0) == 0 &&
+                        ::personality(0) >= 0;
+               },
+           .is_back =
+               [] {
+                 return mask_is(027) && subreaper_is(0) && ::prctl(PR_GET_THP_DISABLE, 0, 0, 0, 0) == 1 &&
+                        ::personality(0xffffffff) == ADDR_NO_RANDOMIZE;
+               },
+           .is_wrecked =
+               [] {
+                 return mask_is(077) && subreaper_is(1) && ::prctl(PR_GET_THP_DISABLE, 0, 0, 0, 0) == 0 &&
+                        ::personality(0xffffffff) == 0;
+               }})
       .expect_there_and_back();
 }
 
@@ -496,18 +566,23 @@ TEST(ProcessTest, AnotherSessionIsRefused) {
 // Each prepare step fails once: the child sees nothing of it.
 TEST(ProcessTest, EveryFailedStepIsUndone) {
   const std::string there = make_directory();
-  Subject subject({.set_up = [there] {
-                     return ::chdir(there.c_str()) == 0 && set_soft(RLIMIT_NOFILE, 500) && write_oom("300") &&
-                            (!can_choose_timer_ids() || make_timer(CLOCK_MONOTONIC, SIGUSR1, 1) == 0);
-                   },
-                   .wreck = [] {
-                     return ::chdir("/") == 0 && set_soft(RLIMIT_NOFILE, 60) && write_oom("700") && (!can_choose_timer_ids() || delete_timer(0));
-                   },
-                   .is_back = [] { return inode_of(".") != inode_of("/") && limit_is(RLIMIT_NOFILE, 500) && oom_is("300\n"); },
-                   .is_wrecked = [] {
-                     return inode_of(".") == inode_of("/") && limit_is(RLIMIT_NOFILE, 60) && oom_is("700\n") && timer_left(0) == -1 &&
-                            (!can_choose_timer_ids() || ::prctl(kRestoreIds, 2, 0, 0, 0) == 0);
-                   }});
+  Subject subject(
+      {.set_up =
+           [there] {
+             return ::chdir(there.c_str()) == 0 && set_soft(RLIMIT_NOFILE, 500) && write_oom("300") &&
+                    (!can_choose_timer_ids() || make_timer(CLOCK_MONOTONIC, SIGUSR1, 1) == 0);
+           },
+       .wreck =
+           [] {
+             return ::chdir("/") == 0 && set_soft(RLIMIT_NOFILE, 60) && write_oom("700") &&
+                    (!can_choose_timer_ids() || delete_timer(0));
+           },
+       .is_back = [] { return inode_of(".") != inode_of("/") && limit_is(RLIMIT_NOFILE, 500) && oom_is("300\n"); },
+       .is_wrecked =
+           [] {
+             return inode_of(".") == inode_of("/") && limit_is(RLIMIT_NOFILE, 60) && oom_is("700\n") &&
+                    timer_left(0) == -1 && (!can_choose_timer_ids() || ::prctl(kRestoreIds, 2, 0, 0, 0) == 0);
+           }});
   ASSERT_TRUE(subject.snapshot().has_value());
   EXPECT_EQ(subject.child().ask('w'), 'y');
   std::uint64_t point = 0;

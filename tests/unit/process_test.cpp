@@ -38,7 +38,10 @@ TEST(ParseTimersTest, ReadsWhatTheKernelWrites) {
       "ID: 4\nsignal: 0/(null)\nnotify: none/pid.9871\nClockID: 0\n");
   ASSERT_TRUE(timers.has_value()) << timers.error().text();
   ASSERT_THAT(*timers, SizeIs(3));
-  EXPECT_EQ((*timers)[0], (model::PosixTimer{.id = 3, .clock = -6, .notify = SIGEV_THREAD_ID, .signal = 10, .value = 0x7fff86e452a8, .target = {9872}}));
+  EXPECT_EQ(
+      (*timers)[0],
+      (model::PosixTimer{
+          .id = 3, .clock = -6, .notify = SIGEV_THREAD_ID, .signal = 10, .value = 0x7fff86e452a8, .target = {9872}}));
   EXPECT_EQ((*timers)[1], (model::PosixTimer{.id = 4, .clock = 0, .notify = SIGEV_NONE}));
   EXPECT_EQ((*timers)[2], (model::PosixTimer{.id = 7, .clock = 7, .notify = SIGEV_SIGNAL, .signal = 14, .value = 7}));
   EXPECT_THAT(capture::parse_timers("").value(), IsEmpty());
@@ -46,10 +49,11 @@ TEST(ParseTimersTest, ReadsWhatTheKernelWrites) {
 
 TEST(ParseTimersTest, RefusesMalformedText) {
   const std::string good = "ID: 7\nsignal: 14/0000000000000007\nnotify: signal/pid.9871\nClockID: 7\n";
-  for (const char* bad : {"nonsense\n", "signal: 1/0\n", "ID: \n", "ID: 99999999999\n", "ID: 1\n", "ID: 1\nID: 2\n", "ID: 1\nsignal: 14\n",
-                          "ID: 1\nsignal: 14/xyz\n", "ID: 1\nsignal: 14/0\nnotify: signal\n", "ID: 1\nsignal: 14/0\nnotify: pigeon/pid.1\n",
-                          "ID: 1\nsignal: 14/0\nnotify: signal/cat.1\n", "ID: 1\nsignal: 14/0\nnotify: signal/pid.\n",
-                          "ID: 1\nsignal: 14/0\nnotify: signal/pid.1\n", "ID: 1\nsignal: 14/0\nnotify: signal/pid.1\nClockID: x\n"}) {
+  for (const char* bad : {"nonsense\n", "signal: 1/0\n", "ID: \n", "ID: 99999999999\n", "ID: 1\n", "ID: 1\nID: 2\n",
+                          "ID: 1\nsignal: 14\n", "ID: 1\nsignal: 14/xyz\n", "ID: 1\nsignal: 14/0\nnotify: signal\n",
+                          "ID: 1\nsignal: 14/0\nnotify: pigeon/pid.1\n", "ID: 1\nsignal: 14/0\nnotify: signal/cat.1\n",
+                          "ID: 1\nsignal: 14/0\nnotify: signal/pid.\n", "ID: 1\nsignal: 14/0\nnotify: signal/pid.1\n",
+                          "ID: 1\nsignal: 14/0\nnotify: signal/pid.1\nClockID: x\n"}) {
     EXPECT_FALSE(capture::parse_timers(bad).has_value()) << bad;
     EXPECT_FALSE(capture::parse_timers(good + bad).has_value()) << bad;
   }
@@ -100,7 +104,8 @@ TEST(PlanProcessTest, PendingSignalsSurviveWhatTheKernelWouldDropThemFor) {
   wanted.actions[SIGUSR1 - 1].handler = 1;  // setting "ignore" discards what is pending
   model::Process living = wanted;
   living.actions[SIGUSR1 - 1].handler = 0x1234;
-  EXPECT_THAT(texts(plan_process(wanted, living)), ElementsAre("set action of SIGUSR1: ignore", "take pending signals, queue 1 again"));
+  EXPECT_THAT(texts(plan_process(wanted, living)),
+              ElementsAre("set action of SIGUSR1: ignore", "take pending signals, queue 1 again"));
   living = wanted = {};
   wanted.pending = living.pending = {queued(SIGALRM, SI_TIMER)};
   EXPECT_THAT(texts(plan_process(wanted, living)), ElementsAre("take pending signals, queue 1 again"));
@@ -115,7 +120,8 @@ TEST(PlanProcessTest, RunningDownIsNoDifferenceButIsSetBack) {
   living.timers = {{.id = 4, .clock = 1, .left_ns = 7'000'000'000}};
   const auto plan = plan_process(wanted, living);
   EXPECT_THAT(plan.differences, IsEmpty());
-  EXPECT_THAT(texts(plan), ElementsAre("take pending signals, queue 0 again", "timer 4: set back to the time that was left (armed 9.0 s)",
+  EXPECT_THAT(texts(plan), ElementsAre("take pending signals, queue 0 again",
+                                       "timer 4: set back to the time that was left (armed 9.0 s)",
                                        "itimer real: set back to the time that was left (armed 3.2 s)"));
 }
 
@@ -133,8 +139,10 @@ TEST(PlanProcessTest, TimersArmedOrDisarmedSinceAreDifferences) {
   EXPECT_EQ(plan.differences[1].text, "made since, off");
   EXPECT_EQ(plan.differences[2].text, "armed 3.2 s -> off");
   EXPECT_EQ(plan.differences[3].text, "off -> armed 0.5 s, every 0.5 s");
-  EXPECT_THAT(texts(plan), ElementsAre("take pending signals, queue 0 again", "timer 2: set back to the time that was left (armed 1.0 s)", "timer 9: delete",
-                                       "itimer real: set back to the time that was left (armed 3.2 s)", "itimer prof: disarm"));
+  EXPECT_THAT(texts(plan),
+              ElementsAre("take pending signals, queue 0 again",
+                          "timer 2: set back to the time that was left (armed 1.0 s)", "timer 9: delete",
+                          "itimer real: set back to the time that was left (armed 3.2 s)", "itimer prof: disarm"));
 }
 
 TEST(PlanProcessTest, MissingTimersAreMadeAgainOrRefused) {
@@ -196,10 +204,16 @@ TEST(PlanProcessTest, AttributesAreSetBack) {
   model::Process wanted;
   wanted.dumpable = 1;
   wanted.umask = 022;
-  model::Process living{.umask = 077, .personality = 0x40000, .dumpable = 0, .oom_score_adj = 500, .child_subreaper = true, .thp_disable = 1};
+  model::Process living{.umask = 077,
+                        .personality = 0x40000,
+                        .dumpable = 0,
+                        .oom_score_adj = 500,
+                        .child_subreaper = true,
+                        .thp_disable = 1};
   const auto plan = plan_process(wanted, living);
-  EXPECT_THAT(texts(plan), ElementsAre("set umask: 0022", "set personality: 0x0", "set oom_score_adj: 0", "set child subreaper: off",
-                                       "set transparent huge pages disabled: 0", "set dumpable: 1"));
+  EXPECT_THAT(texts(plan),
+              ElementsAre("set umask: 0022", "set personality: 0x0", "set oom_score_adj: 0", "set child subreaper: off",
+                          "set transparent huge pages disabled: 0", "set dumpable: 1"));
   EXPECT_THAT(plan.differences, SizeIs(6));
   wanted.dumpable = 2;
   EXPECT_THAT(plan_process(wanted, living).refusals, SizeIs(1));
