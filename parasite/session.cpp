@@ -94,6 +94,15 @@ Result<Session> Session::infect(task::FrozenTask& task) {
   return session;
 }
 
+Result<void> Session::leave(task::FrozenTask& task) {
+  const std::string maps = RELIVE_TRY(task::read_proc(task.pid(), "maps"));
+  if (!present_in(maps)) return {};
+  Contact contact(task, RELIVE_TRY(find_syscall_instruction(task, maps)));
+  RELIVE_TRY(contact.block_signals());
+  RELIVE_TRY(contact.call("munmap", SYS_munmap, {code_.value, kReserve}));
+  return {};
+}
+
 bool Session::present_in(std::string_view maps_text) const {
   const std::string line = fmt::format("{:08x}-{:08x} r-xs", code_.value, code_.value + wire::kCodeBytes);
   const auto at = maps_text.find(line);

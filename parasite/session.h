@@ -29,6 +29,9 @@ class Session {
   // After a failure nothing of ours is left in the task.
   static Result<Session> infect(task::FrozenTask& task);
 
+  // Unmaps code and arena; the last act of a clean cure. REQUIRES: no Visit. Nothing to do where an execve(2) did it.
+  Result<void> leave(task::FrozenTask& task);
+
   [[nodiscard]] Arena& arena() { return arena_; }
   // Ranges of the task's memory that are relive's: code, arena, and windows made by map_window. No part of any snapshot.
   [[nodiscard]] const std::vector<AddressRange>& own_ranges() const { return own_ranges_; }

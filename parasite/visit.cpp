@@ -580,6 +580,11 @@ Result<void> Visit::depart() {
       ::nanosleep(&pause, nullptr);
       const auto state = task::read_proc(task_->pid(), "status");
       if (!state) return fail(ErrorKind::task_died, fmt::format("task {} ended as it was let go", task_->pid().value));
+      for (const State::Block* block : waiting) {
+        if (block->value().program.failed < 0) continue;
+        state_->broken = true;
+        return fail(ErrorKind::system, fmt::format("thread {} could not take its last step (operation {})", block->value().tid, block->value().program.failed));
+      }
       if (task::status_field(*state, "State").starts_with("T")) break;
     }
   }

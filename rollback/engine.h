@@ -14,6 +14,7 @@
 #include "base/result.h"
 #include "diff/difference.h"
 #include "model/task.h"
+#include "rollback/stopwatch.h"
 #include "tracking/tracker.h"
 
 namespace relive::rollback {
@@ -38,12 +39,6 @@ struct SnapshotReport {
   std::uint64_t frozen_us = 0;
   std::uint64_t pages_copied = 0;
   std::uint64_t faults_passed = 0;
-};
-
-// One named stretch of a rollback, for `rollback --json` and bench.
-struct Stage {
-  std::string name;
-  std::uint64_t us = 0;
 };
 
 struct RollbackReport {

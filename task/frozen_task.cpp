@@ -134,6 +134,34 @@ Result<bool> seize(Pid pid, Tid tid, bool suspend_seccomp) {
   return error;
 }
 
+// Has the thread a signal that would be delivered when it goes on?
+bool signal_deliverable(Pid pid, Tid tid) {
+  const auto status = read_proc(pid, fmt::format("task/{}/status", tid.value));
+  if (!status) return false;
+  const auto mask = [&](std::string_view name) {
+    const std::string_view text = status_field(*status, name);
+    std::uint64_t bits = 0;
+    std::from_chars(text.data(), text.data() + text.size(), bits, 16);
+    return bits;
+  };
+  return ((mask("SigPnd") | mask("ShdPnd")) & ~mask("SigBlk")) != 0;
+}
+
+// See FrozenThread::registers. EINTR says that the call has done nothing, except for the two that are left alone.
+Result<void> reissue_broken_off_call(Pid pid, FrozenThread& thread) {
+  constexpr std::uint64_t kClose = 3, kConnect = 42;
+  user_regs_struct& registers = thread.registers;
+  if (static_cast<std::int64_t>(registers.rax) != -EINTR || static_cast<std::int64_t>(registers.orig_rax) < 0) return {};
+  if (registers.orig_rax == kClose || registers.orig_rax == kConnect || signal_deliverable(pid, thread.tid)) return {};
+  registers.rax = registers.orig_rax;
+  registers.orig_rax = ~0ULL;
+  registers.rip -= 2;  // over the two bytes of `syscall`
+  iovec vector{.iov_base = &registers, .iov_len = sizeof registers};
+  if (trace(PTRACE_SETREGSET, thread.tid, reinterpret_cast<void*>(NT_PRSTATUS), &vector) != 0)
+    return fail_errno("PTRACE_SETREGSET NT_PRSTATUS", name_of(thread.tid));
+  return {};
+}
+
 enum class Arrival : std::uint8_t { trapped, job_stopped, ended };
 
 // Waits until a seized and interrupted thread stands in its trap.
@@ -218,6 +246,7 @@ Result<FrozenTask> FrozenTask::freeze(Pid pid, int patience_ms) {
     thread.registers = RELIVE_TRY(get_registers(thread.tid));
     if (trace(PTRACE_GETSIGMASK, thread.tid, reinterpret_cast<void*>(sizeof thread.signal_mask), &thread.signal_mask) != 0)
       return fail_errno("PTRACE_GETSIGMASK", name_of(thread.tid));
+    RELIVE_TRY(reissue_broken_off_call(pid, thread));
   }
   const std::string stat = RELIVE_TRY(read_proc(pid, "stat"));
   task.start_time_ = RELIVE_TRY(to_number<std::uint64_t>(RELIVE_TRY(stat_field(stat, 22)), "start time"));

@@ -17,7 +17,10 @@ namespace relive::task {
 
 struct FrozenThread {
   model::Tid tid;
-  user_regs_struct registers{};  // as the kernel stopped it; never altered while frozen
+  // As the kernel stopped it, but for one thing: a call that our interrupt broke off with EINTR (epoll_wait, semop,
+  // sigtimedwait, sockets with a time-out: signal(7)) is issued again. A program must not see an error it could not have
+  // seen. Never altered while frozen.
+  user_regs_struct registers{};
   std::uint64_t signal_mask = 0;
   bool job_stopped = false;  // the task was stopped by SIGSTOP, SIGTSTP ... before; it stays so
   bool born_here = false;  // made by relive while frozen: it ends if the task is let go before commit

@@ -165,6 +165,12 @@ void give_trap_action_back(Control* control) {
 
 Phase phase_of(Control* control) { return static_cast<Phase>(__atomic_load_n(reinterpret_cast<unsigned*>(&control->phase), __ATOMIC_ACQUIRE)); }
 
+// The kernel has broken the commit off: the task is stopped, and this thread never runs on.
+[[noreturn]] void stay(Control* control) {
+  __atomic_store_n(reinterpret_cast<unsigned*>(&control->phase), static_cast<unsigned>(Phase::broken), __ATOMIC_RELEASE);
+  for (;;) call(kKill, static_cast<unsigned long>(call(kGetPid, 0, 0, 0, 0, 0, 0)), kStop, 0, 0, 0, 0);
+}
+
 }  // namespace
 
 // Runs a program from where it stands (`done`) to its end.
@@ -190,15 +196,14 @@ extern "C" void payload_leave(Control* control, ThreadBlock* block) {
   if (block->driver != 0) {
     if (phase_of(control) == Phase::commit) payload_run(&control->commit);
     give_trap_action_back(control);
-    const bool failed = control->commit.failed >= 0 || phase_of(control) == Phase::broken;
-    const Phase next = failed ? Phase::broken : Phase::done;
-    __atomic_store_n(reinterpret_cast<unsigned*>(&control->phase), static_cast<unsigned>(next), __ATOMIC_RELEASE);
-    if (failed) call(kKill, static_cast<unsigned long>(call(kGetPid, 0, 0, 0, 0, 0, 0)), kStop, 0, 0, 0, 0);
+    if (control->commit.failed >= 0 || phase_of(control) == Phase::broken) stay(control);
+    __atomic_store_n(reinterpret_cast<unsigned*>(&control->phase), static_cast<unsigned>(Phase::done), __ATOMIC_RELEASE);
     call(kFutex, reinterpret_cast<unsigned long>(&control->phase), 1 /* FUTEX_WAKE */, 0x7fffffff, 0, 0, 0);
   }
   for (Phase phase = phase_of(control); phase != Phase::done; phase = phase_of(control))
     call(kFutex, reinterpret_cast<unsigned long>(&control->phase), 0 /* FUTEX_WAIT */, static_cast<unsigned long>(phase), 0, 0, 0);
   if (block->wanted_frame == 0) end_thread(block);
   if (block->program.operations != 0) payload_run(&block->program);
+  if (block->program.failed >= 0) stay(control);
   go(block, block->wanted_frame);
 }

@@ -1,0 +1,181 @@
+#include "capture/threads.h"
+
+#include <linux/ioprio.h>
+#include <sched.h>
+#include <sys/prctl.h>
+#include <sys/ptrace.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <array>
+#include <bit>
+#include <cerrno>
+#include <charconv>
+#include <cstring>
+
+#include <fmt/format.h>
+
+#include "capture/credentials.h"
+#include "capture/pending.h"
+#include "parasite/frame.h"
+#include "task/procfs.h"
+
+namespace relive::capture {
+
+namespace {
+
+using model::TaskAddress;
+using model::Thread;
+using parasite::Program;
+
+constexpr int kRestartSyscall = 219;
+constexpr std::int64_t kRestartBlock = -516;  // ERESTART_RESTARTBLOCK
+
+struct KernelSchedAttributes {  // struct sched_attr, SCHED_ATTR_SIZE_VER0
+  std::uint32_t size, policy;
+  std::uint64_t flags;
+  std::int32_t nice;
+  std::uint32_t priority;
+  std::uint64_t runtime, deadline, period;
+};
+
+// struct rseq_cs, and where struct rseq points to it (include/uapi/linux/rseq.h).
+struct CriticalSection {
+  std::uint32_t version, flags;
+  std::uint64_t start, length, abort;
+};
+constexpr std::uint64_t kCriticalSectionPointer = 8;
+
+Result<void> name_restarted_call(const task::FrozenTask& task, model::Tid tid, user_regs_struct& registers) {
+  if (registers.orig_rax != kRestartSyscall) return {};
+  std::array<std::byte, 64> code{};
+  const TaskAddress instruction{registers.rip - 2};
+  const bool readable = task.read(TaskAddress{instruction.value - code.size()}, code).has_value();
+  const int number = readable ? restarted_call(code) : -1;
+  if (number < 0)
+    return fail(ErrorKind::refused, fmt::format("thread {} sleeps in a restarted system call that cannot be told", tid.value),
+                "try again when it has woken up");
+  registers.orig_rax = static_cast<std::uint64_t>(number);
+  return {};
+}
+
+Result<model::Rseq> read_rseq(model::Tid tid) {
+  __ptrace_rseq_configuration configuration{};
+  if (::ptrace(static_cast<__ptrace_request>(PTRACE_GET_RSEQ_CONFIGURATION), tid.value, sizeof configuration, &configuration) < 0) {
+    if (errno == EIO || errno == EINVAL) return model::Rseq{};  // Linux < 5.13, or no rseq in this kernel
+    return fail_errno("PTRACE_GET_RSEQ_CONFIGURATION", fmt::format("thread {}", tid.value));
+  }
+  return model::Rseq{.area = TaskAddress{configuration.rseq_abi_pointer}, .size = configuration.rseq_abi_size,
+                     .signature = configuration.signature, .flags = configuration.flags};
+}
+
+// A thread inside an rseq critical section goes on at its abort handler, as after any preemption.
+void leave_critical_section(const task::FrozenTask& task, const model::Rseq& rseq, user_regs_struct& registers) {
+  if (rseq.area.value == 0) return;
+  std::uint64_t pointer = 0;
+  if (!task.read(rseq.area + kCriticalSectionPointer, std::as_writable_bytes(std::span(&pointer, 1))) || pointer == 0) return;
+  CriticalSection section{};
+  if (!task.read(TaskAddress{pointer}, std::as_writable_bytes(std::span(&section, 1)))) return;
+  if (registers.rip - section.start < section.length) registers.rip = section.abort;
+}
+
+Result<void> read_scheduling(Thread& thread) {
+  const auto object = [&] { return fmt::format("thread {}", thread.tid.value); };
+  KernelSchedAttributes attributes{};
+  if (::syscall(SYS_sched_getattr, thread.tid.value, &attributes, sizeof attributes, 0) != 0) return fail_errno("sched_getattr", object());
+  thread.scheduling = {.policy = attributes.policy, .flags = attributes.flags, .nice = attributes.nice, .priority = attributes.priority,
+                       .runtime = attributes.runtime, .deadline = attributes.deadline, .period = attributes.period};
+  std::array<std::uint64_t, 128> mask{};  // 8,192 CPUs
+  const long bytes = ::syscall(SYS_sched_getaffinity, thread.tid.value, sizeof mask, mask.data());
+  if (bytes < 0) return fail_errno("sched_getaffinity", object());
+  thread.affinity.assign(mask.begin(), mask.begin() + (bytes + 7) / 8);
+  while (!thread.affinity.empty() && thread.affinity.back() == 0) thread.affinity.pop_back();
+  const long priority = ::syscall(SYS_ioprio_get, IOPRIO_WHO_PROCESS, thread.tid.value);
+  if (priority < 0) return fail_errno("ioprio_get", object());
+  thread.io_priority = static_cast<std::uint32_t>(priority);
+  return {};
+}
+
+struct KernelStack {  // stack_t
+  std::uint64_t base;
+  std::int32_t flags, pad;
+  std::uint64_t size;
+};
+
+// What only the thread can tell.
+struct Inside {
+  KernelStack stack;
+  std::int32_t parent_death_signal, pad;
+  std::uint64_t clear_child_tid;
+  std::array<char, 16> name;
+};
+
+Result<void> ask_inside(parasite::Visit& visit, Thread& thread) {
+  const parasite::ArenaPiece piece = RELIVE_TRY(visit.arena().take(sizeof(Inside)));
+  const std::uint64_t at = piece.there.value;
+  Program program;
+  program.syscall("sigaltstack", SYS_sigaltstack, {0, at + offsetof(Inside, stack)});
+  program.syscall("PR_GET_PDEATHSIG", SYS_prctl, {PR_GET_PDEATHSIG, at + offsetof(Inside, parent_death_signal)});
+  program.syscall("PR_GET_TID_ADDRESS", SYS_prctl, {PR_GET_TID_ADDRESS, at + offsetof(Inside, clear_child_tid)});
+  program.syscall("PR_GET_NAME", SYS_prctl, {PR_GET_NAME, at + offsetof(Inside, name)});
+  const std::size_t slack = program.syscall("PR_GET_TIMERSLACK", SYS_prctl, {PR_GET_TIMERSLACK});
+  RELIVE_TRY(visit.run_on(thread.tid, program));
+  Inside inside{};
+  std::memcpy(&inside, piece.here, sizeof inside);
+  thread.alternate_stack = {.base = TaskAddress{inside.stack.base}, .flags = inside.stack.flags, .size = inside.stack.size};
+  thread.parent_death_signal = inside.parent_death_signal;
+  thread.clear_child_tid = TaskAddress{inside.clear_child_tid};
+  thread.name.assign(inside.name.data(), ::strnlen(inside.name.data(), inside.name.size()));
+  thread.timer_slack_ns = static_cast<std::uint64_t>(program.result(slack));
+  return {};
+}
+
+Result<Thread> read_thread(parasite::Visit& visit, const task::FrozenThread& frozen) {
+  const task::FrozenTask& task = visit.task();
+  Thread thread;
+  thread.tid = frozen.tid;
+  thread.signal_mask = frozen.signal_mask;
+  thread.registers = frozen.registers;
+  if (static_cast<std::int64_t>(frozen.registers.rax) == kRestartBlock) RELIVE_TRY(name_restarted_call(task, frozen.tid, thread.registers));
+  thread.registers = parasite::reissue_system_call(thread.registers);
+  thread.rseq = RELIVE_TRY(read_rseq(frozen.tid));
+  leave_critical_section(task, thread.rseq, thread.registers);
+  thread.xstate = RELIVE_TRY(task.xstate(frozen.tid));
+  std::uint64_t head = 0;
+  std::size_t length = 0;
+  if (::syscall(SYS_get_robust_list, frozen.tid.value, &head, &length) == 0)
+    thread.robust_list = {.head = TaskAddress{head}, .length = length};
+  RELIVE_TRY(read_scheduling(thread));
+  const std::string status = RELIVE_TRY(task::read_proc(task.pid(), fmt::format("task/{}/status", frozen.tid.value)));
+  thread.credentials = RELIVE_TRY(parse_credentials(status));
+  std::uint64_t pending = 0;
+  const std::string_view set = task::status_field(status, "SigPnd");
+  std::from_chars(set.data(), set.data() + set.size(), pending, 16);
+  if (pending != 0) thread.pending = RELIVE_TRY(read_pending(frozen.tid, QueueOf::thread, pending));
+  RELIVE_TRY(ask_inside(visit, thread));
+  return thread;
+}
+
+}  // namespace
+
+int restarted_call(std::span<const std::byte> code_before) {
+  constexpr std::array<int, 4> kCandidates = {35, 230, 7, 202};  // nanosleep, clock_nanosleep, poll, futex
+  for (std::size_t at = code_before.size(); at >= 5; --at) {
+    const std::size_t begin = at - 5;
+    if (code_before[begin] != std::byte{0xb8}) continue;  // mov imm32, %eax
+    std::int32_t number = 0;
+    std::memcpy(&number, code_before.data() + begin + 1, sizeof number);
+    for (const int candidate : kCandidates)
+      if (number == candidate) return candidate;
+  }
+  return -1;
+}
+
+Result<std::vector<Thread>> read_threads(parasite::Visit& visit) {
+  std::vector<Thread> threads;
+  for (const task::FrozenThread& frozen : visit.task().threads())
+    threads.push_back(RELIVE_TRY(with_context(read_thread(visit, frozen), fmt::format("reading thread {}", frozen.tid.value))));
+  return threads;
+}
+
+}  // namespace relive::capture

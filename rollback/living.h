@@ -1,0 +1,24 @@
+// The living task as one value: capture of every family, in the order in which they are cheap.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "capture/holds.h"
+#include "model/task.h"
+#include "parasite/session.h"
+#include "rollback/stopwatch.h"
+
+namespace relive::rollback {
+
+// Reads the visited task. With a snapshot's task and holds, descriptors say which of the snapshot's files still live.
+// ErrorKind::refused, by name, for what no family can describe.
+Result<model::Task> read_task(parasite::Visit& visit, const model::Task* snapshot, const capture::Holds* holds, Stopwatch& stopwatch);
+
+// Tasks other than this one that the visited task would drag along: its children, and whoever shares its memory.
+// ErrorKind::refused, by name: this release rolls back one process.
+Result<void> refuse_company(parasite::Visit& visit);
+
+}  // namespace relive::rollback
