@@ -79,7 +79,8 @@ TEST(ParasiteTest, MakesThreadsWithChosenIdsAndUndoMakesThemEnd) {
   ASSERT_TRUE(task.has_value()) << task.error().text();
   auto session = Session::infect(*task);
   ASSERT_TRUE(session.has_value()) << session.error().text();
-  const model::Tid tid{child.pid().value + 7777};
+  model::Tid tid{300};  // the lowest that nobody has: far from where new ids are handed out
+  while (task::read_proc(model::Pid{tid.value}, "comm").has_value()) ++tid.value;
   {
     auto visit = Visit::begin(*task, *session);
     ASSERT_TRUE(visit.has_value());
