@@ -20,7 +20,7 @@ constexpr int kDefault = 0;
 constexpr int kIgnore = 1;
 
 template <class... Ts>
-struct overloaded : Ts... {
+struct Overloaded : Ts... {
   using Ts::operator()...;
 };
 
@@ -370,7 +370,7 @@ ProcessPlan plan_process(const model::Process& wanted, const model::Process& liv
 
 std::string text(const ProcessOperation& operation) {
   return std::visit(
-      overloaded{
+      Overloaded{
           [](const SetSignalAction& op) {
             return fmt::format("set action of {}: {}", signal_name(op.signal), action_text(op.action));
           },

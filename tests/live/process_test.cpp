@@ -379,7 +379,7 @@ TEST(ProcessTest, DeletedPosixTimersComeBackWithTheirIds) {
 }
 
 TEST(ProcessTest, AnotherTimerUnderTheSameIdIsReplaced) {
-  if (!can_choose_timer_ids()) GTEST_SKIP() << "this kernel gives no task a timer id twice (Linux 6.15 does)";
+  if (!can_choose_timer_ids()) GTEST_SKIP() << "needs timer-ids: this kernel gives no task a timer id twice (Linux 6.15 does)";
   Subject({.set_up = [] { return make_timer(CLOCK_MONOTONIC, SIGUSR1, 1) == 0 && set_timer(0, 1000); },
            .wreck =
                [] {
@@ -475,7 +475,7 @@ TEST(ProcessTest, RootDirectory) {
       end.say(::chroot(jail.c_str()) == 0 ? 'y' : 'n');
       return 0;
     });
-    if (probe.first_word() != 'y') GTEST_SKIP() << "chroot(2) is not allowed here (CAP_SYS_CHROOT)";
+    if (probe.first_word() != 'y') GTEST_SKIP() << "needs CAP_SYS_CHROOT: chroot(2) is not allowed here (CAP_SYS_CHROOT)";
   }
   Subject({.set_up = [start] { return ::chdir(start.c_str()) == 0; },
            .wreck = [jail] { return ::chroot(jail.c_str()) == 0 && ::chdir("/") == 0; },
@@ -521,7 +521,7 @@ TEST(ProcessTest, UmaskPersonalitySubreaperAndHugePages) {
 }
 
 TEST(ProcessTest, Dumpable) {
-  if (::geteuid() != 0) GTEST_SKIP() << "a task that is not dumpable is out of an ordinary user's reach";
+  if (::geteuid() != 0) GTEST_SKIP() << "needs root: a task that is not dumpable is out of an ordinary user's reach";
   Subject({.set_up = [] { return ::prctl(PR_GET_DUMPABLE) == 1; },
            .wreck = [] { return ::prctl(PR_SET_DUMPABLE, 0) == 0; },
            .is_back = [] { return ::prctl(PR_GET_DUMPABLE) == 1; },
