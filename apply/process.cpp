@@ -12,7 +12,6 @@
 #include <cstddef>
 
 #include "base/fault.h"
-#include "capture/pending.h"
 #include "task/procfs.h"
 
 namespace relive::apply {
@@ -75,17 +74,9 @@ class Executor {
 
   Result<void> operator()(const diff::RequeueSignals& op) {
     RELIVE_TRY(fault_point("pending signals"));
-    // A thread takes its own signals before those of its task (signal(7)): the driver's go back unchanged.
-    const auto own = RELIVE_TRY(capture::read_pending(visit().driver(), capture::QueueOf::thread, 0));
-    RELIVE_TRY(check_queue_room(op.wanted.size() + own.size()));
+    RELIVE_TRY(check_queue_room(op.wanted.size()));
     const auto self = static_cast<std::uint64_t>(RELIVE_TRY(visit().syscall("getpid", SYS_getpid, {})));
-    const auto thread = static_cast<std::uint64_t>(RELIVE_TRY(visit().syscall("gettid", SYS_gettid, {})));
     workshop_.commit.add("take pending signals", wire::Kind::take_signals, {});
-    for (const auto& queued : own) {
-      const auto info = RELIVE_TRY(arena().put_value(queued));
-      commit("queue the driver's " + diff::signal_name(queued.number()), SYS_rt_tgsigqueueinfo,
-             {self, thread, static_cast<std::uint64_t>(queued.number()), info.value});
-    }
     for (const auto& queued : op.wanted) {
       if (is_fault(queued.number())) {  // these stay open while the parasite runs, and would be delivered to it
         return fail(ErrorKind::refused,
@@ -312,6 +303,11 @@ Result<void> prepare_process(Workshop& workshop, const diff::ProcessPlan& plan, 
   }
   for (const auto& note : plan.notes) workshop.notes.push_back(note);
   return {};
+}
+
+bool takes_driver_signals(const diff::ProcessPlan& plan) {
+  return std::ranges::any_of(
+      plan.operations, [](const auto& operation) { return std::holds_alternative<diff::RequeueSignals>(operation); });
 }
 
 }  // namespace relive::apply

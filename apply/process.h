@@ -13,8 +13,11 @@ namespace relive::apply {
 Result<void> raise_limits(Workshop& workshop, const diff::ProcessPlan& plan);
 
 // To be called after all other executors, threads too: timers name threads, limits come down last, and timers run from
-// the moment they are set. Where signals are queued anew, the driver's own pending ones are taken with them and queued
-// again as they were.
+// the moment they are set.
 Result<void> prepare_process(Workshop& workshop, const diff::ProcessPlan& plan, const model::Process& wanted);
+
+// Does the commit program take the driver's own pending signals away together with the task's (a thread takes its own
+// first)? thread_goals() queues them again then.
+[[nodiscard]] bool takes_driver_signals(const diff::ProcessPlan& plan);
 
 }  // namespace relive::apply

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <fcntl.h>
+#include <poll.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -71,6 +72,11 @@ class Child {
   [[nodiscard]] char hear() const {
     char word = 0;
     return ::read(from_.get(), &word, 1) == 1 ? word : '\0';
+  }
+  // As hear(), but 0 also when nothing was said in time: for a child that may be stuck.
+  [[nodiscard]] char hear_within(int milliseconds) const {
+    pollfd said{.fd = from_.get(), .events = POLLIN, .revents = 0};
+    return ::poll(&said, 1, milliseconds) == 1 ? hear() : '\0';
   }
   // One question, one answer.
   [[nodiscard]] char ask(char word) const {
