@@ -4,10 +4,10 @@
 // written (PAGEMAP_SCAN on memory under userfaultfd's WP_ASYNC), copies them from a copy of the memory, and protects
 // them again. No freeze, no capture, no plan. bench/run puts it beside each rollback, round by round.
 //
-//     bare_loop MIB PAGES
+//     bare_loop MIB
 //
-// reads lines from stdin. For each it dirties PAGES scattered pages (not timed), goes back, checks these pages and
-// prints "scan_us copy_us arm_us". At the end it checks every page.
+// reads lines from stdin, each a number of pages. It dirties so many scattered pages (not timed), goes back, checks
+// these pages and prints "scan_us copy_us arm_us". At the end it checks every page.
 //
 // Kernel facts: PAGEMAP_SCAN and UFFD_FEATURE_WP_ASYNC are of Linux 6.7 (Documentation/admin-guide/mm/pagemap.rst);
 // Debian 12's headers are older, so the few numbers stand here.
@@ -25,10 +25,10 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <numeric>
-#include <random>
 #include <span>
 #include <vector>
+
+#include "bench/scattered.h"
 
 namespace {
 
@@ -146,17 +146,6 @@ class BareLoop {
   int pagemap_ = -1;
 };
 
-// `count` different pages of `pages`, scattered by a fixed seed: the same in every run.
-std::vector<std::uint64_t> scattered(std::uint64_t pages, std::uint64_t count, std::uint64_t seed) {
-  std::vector<std::uint64_t> all(pages);
-  std::iota(all.begin(), all.end(), 0);
-  std::mt19937_64 random(seed);
-  const auto wanted = std::min(count, pages);
-  for (std::uint64_t i = 0; i < wanted; ++i) std::swap(all[i], all[i + random() % (pages - i)]);
-  all.resize(wanted);
-  return all;
-}
-
 int missed() {
   std::fprintf(stderr, "bare_loop: a written page was not reported\n");
   return 1;
@@ -165,16 +154,15 @@ int missed() {
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc != 3) {
-    std::fprintf(stderr, "usage: bare_loop MIB PAGES   (a line on stdin is a round)\n");
+  if (argc != 2) {
+    std::fprintf(stderr, "usage: bare_loop MIB   (each line on stdin: pages to dirty)\n");
     return 2;
   }
   const auto bytes = std::strtoull(argv[1], nullptr, 10) << 20;
-  const auto count = std::strtoull(argv[2], nullptr, 10);
   BareLoop loop(bytes);
   char line[64];
   for (std::uint64_t round = 0; std::fgets(line, sizeof line, stdin) != nullptr; ++round) {
-    const auto pages = scattered(bytes / kPage, count, round);
+    const auto pages = relive::bench::scattered(bytes / kPage, std::strtoull(line, nullptr, 10), round);
     loop.dirty(pages);
     auto then = std::chrono::steady_clock::now();
     const auto regions = loop.scan();
