@@ -84,12 +84,13 @@ Result<void> write_program(parasite::Visit& visit, const Thread& want, const Thr
   const Thread fresh;  // what a new thread has
   const Thread& now = lives != nullptr ? *lives : fresh;
   const bool made = lives == nullptr;
+  const bool state_all = made || !now.inside_known;
   const auto go_on = Program::OnError::go_on;
 
   if (!made && want.registers.fs_base != now.registers.fs_base)
     program.syscall("ARCH_SET_FS", SYS_arch_prctl, {ARCH_SET_FS, want.registers.fs_base});
   if (want.registers.gs_base != now.registers.gs_base) program.syscall("ARCH_SET_GS", SYS_arch_prctl, {ARCH_SET_GS, want.registers.gs_base});
-  if (made || want.alternate_stack != now.alternate_stack) {
+  if (state_all || want.alternate_stack != now.alternate_stack) {
     const KernelStack stack{.base = want.alternate_stack.base.value, .flags = want.alternate_stack.flags & ~1 /* SS_ONSTACK */, .pad = 0,
                             .size = want.alternate_stack.size};
     program.syscall("sigaltstack", SYS_sigaltstack, {RELIVE_TRY(arena.put_value(stack)).value, 0});
@@ -104,11 +105,11 @@ Result<void> write_program(parasite::Visit& visit, const Thread& want, const Thr
   }
   if (want.robust_list != now.robust_list)
     program.syscall("set_robust_list", SYS_set_robust_list, {want.robust_list.head.value, want.robust_list.length}, go_on);
-  if (!made && want.clear_child_tid != now.clear_child_tid) program.syscall("set_tid_address", SYS_set_tid_address, {want.clear_child_tid.value});
-  if (made || want.parent_death_signal != now.parent_death_signal)
+  if (!made && (state_all || want.clear_child_tid != now.clear_child_tid)) program.syscall("set_tid_address", SYS_set_tid_address, {want.clear_child_tid.value});
+  if (state_all || want.parent_death_signal != now.parent_death_signal)
     program.syscall("PR_SET_PDEATHSIG", SYS_prctl, {PR_SET_PDEATHSIG, word(want.parent_death_signal)});
-  if (made || want.timer_slack_ns != now.timer_slack_ns) program.syscall("PR_SET_TIMERSLACK", SYS_prctl, {PR_SET_TIMERSLACK, want.timer_slack_ns}, go_on);
-  if (made || want.name != now.name) {
+  if (state_all || want.timer_slack_ns != now.timer_slack_ns) program.syscall("PR_SET_TIMERSLACK", SYS_prctl, {PR_SET_TIMERSLACK, want.timer_slack_ns}, go_on);
+  if (state_all || want.name != now.name) {
     char name[16] = {};
     std::memcpy(name, want.name.data(), std::min<std::size_t>(want.name.size(), 15));
     program.syscall("PR_SET_NAME", SYS_prctl, {PR_SET_NAME, RELIVE_TRY(arena.put(std::as_bytes(std::span(name)))).value});

@@ -130,7 +130,7 @@ Result<void> ask_inside(parasite::Visit& visit, Thread& thread) {
   return {};
 }
 
-Result<Thread> read_thread(parasite::Visit& visit, const task::FrozenThread& frozen) {
+Result<Thread> read_thread(parasite::Visit& visit, const task::FrozenThread& frozen, Depth depth) {
   const task::FrozenTask& task = visit.task();
   Thread thread;
   thread.tid = frozen.tid;
@@ -152,7 +152,9 @@ Result<Thread> read_thread(parasite::Visit& visit, const task::FrozenThread& fro
   const std::string_view set = task::status_field(status, "SigPnd");
   std::from_chars(set.data(), set.data() + set.size(), pending, 16);
   if (pending != 0) thread.pending = RELIVE_TRY(read_pending(frozen.tid, QueueOf::thread, pending));
-  RELIVE_TRY(ask_inside(visit, thread));
+  thread.inside_known = depth == Depth::full;
+  if (thread.inside_known) RELIVE_TRY(ask_inside(visit, thread));
+  else thread.name = task::status_field(status, "Name");
   return thread;
 }
 
@@ -171,10 +173,10 @@ int restarted_call(std::span<const std::byte> code_before) {
   return -1;
 }
 
-Result<std::vector<Thread>> read_threads(parasite::Visit& visit) {
+Result<std::vector<Thread>> read_threads(parasite::Visit& visit, Depth depth) {
   std::vector<Thread> threads;
   for (const task::FrozenThread& frozen : visit.task().threads())
-    threads.push_back(RELIVE_TRY(with_context(read_thread(visit, frozen), fmt::format("reading thread {}", frozen.tid.value))));
+    threads.push_back(RELIVE_TRY(with_context(read_thread(visit, frozen, depth), fmt::format("reading thread {}", frozen.tid.value))));
   return threads;
 }
 

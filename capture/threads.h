@@ -1,6 +1,8 @@
 // Threads of a frozen task, read into the model.
 #pragma once
 
+#include <cstdint>
+#include <span>
 #include <vector>
 
 #include "base/result.h"
@@ -9,11 +11,14 @@
 
 namespace relive::capture {
 
-// Every thread of the visited task, in the order of FrozenTask::threads(). What only the thread itself can tell (alternate
-// stack, clear_child_tid, parent-death signal, timer slack) is asked by running the parasite in it.
+// How much to ask. `outside` leaves out what only the thread itself can tell (Thread::inside_known is false then); running
+// the parasite in each of 100 threads takes milliseconds.
+enum class Depth : std::uint8_t { outside, full };
+
+// Every thread of the visited task, in the order of FrozenTask::threads().
 //
 // ErrorKind::refused, by name, for a thread that sleeps in restart_syscall(2) and whose own call cannot be told.
-Result<std::vector<model::Thread>> read_threads(parasite::Visit& visit);
+Result<std::vector<model::Thread>> read_threads(parasite::Visit& visit, Depth depth);
 
 // The number of the system call that restart_syscall(2) stands for: only nanosleep, clock_nanosleep, poll and futex leave
 // a restart block (Linux, callers of set_restart_fn()). Told by the instructions before the `syscall` instruction at which

@@ -33,14 +33,16 @@ std::vector<std::string> changes(const Thread& wanted, const Thread& living) {
   else if (!same_registers(wanted, living)) out.emplace_back("registers");
   if (wanted.signal_mask != living.signal_mask) out.push_back(fmt::format("signal mask {:#x} -> {:#x}", wanted.signal_mask, living.signal_mask));
   if (wanted.pending != living.pending) out.push_back(fmt::format("{} pending signals -> {}", wanted.pending.size(), living.pending.size()));
-  if (wanted.name != living.name) out.push_back(fmt::format("name {} -> {}", wanted.name, living.name));
-  if (wanted.alternate_stack != living.alternate_stack) out.emplace_back("alternate signal stack");
+  if (living.inside_known) {
+    if (wanted.name != living.name) out.push_back(fmt::format("name {} -> {}", wanted.name, living.name));
+    if (wanted.alternate_stack != living.alternate_stack) out.emplace_back("alternate signal stack");
+    if (wanted.clear_child_tid != living.clear_child_tid) out.emplace_back("clear_child_tid address");
+    if (wanted.parent_death_signal != living.parent_death_signal)
+      out.push_back(fmt::format("parent-death signal {} -> {}", wanted.parent_death_signal, living.parent_death_signal));
+    if (wanted.timer_slack_ns != living.timer_slack_ns) out.push_back(fmt::format("timer slack {} ns -> {} ns", wanted.timer_slack_ns, living.timer_slack_ns));
+  }
   if (wanted.robust_list != living.robust_list) out.emplace_back("robust list");
   if (wanted.rseq != living.rseq) out.emplace_back("rseq registration");
-  if (wanted.clear_child_tid != living.clear_child_tid) out.emplace_back("clear_child_tid address");
-  if (wanted.parent_death_signal != living.parent_death_signal)
-    out.push_back(fmt::format("parent-death signal {} -> {}", wanted.parent_death_signal, living.parent_death_signal));
-  if (wanted.timer_slack_ns != living.timer_slack_ns) out.push_back(fmt::format("timer slack {} ns -> {} ns", wanted.timer_slack_ns, living.timer_slack_ns));
   if (wanted.scheduling.nice != living.scheduling.nice) out.push_back(fmt::format("nice {} -> {}", wanted.scheduling.nice, living.scheduling.nice));
   else if (wanted.scheduling != living.scheduling) out.push_back(fmt::format("scheduling policy {} -> {}", wanted.scheduling.policy, living.scheduling.policy));
   if (wanted.affinity != living.affinity) out.emplace_back("CPU affinity");

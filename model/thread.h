@@ -73,9 +73,12 @@ struct Thread {
   std::uint64_t signal_mask = 0;  // bit N-1 is signal N
   std::vector<QueuedSignal> pending;
 
-  AlternateStack alternate_stack;
   RobustList robust_list;
   Rseq rseq;
+
+  // What only the thread itself can tell. A rollback does not ask: it states what shall be.
+  bool inside_known = true;
+  AlternateStack alternate_stack;
   TaskAddress clear_child_tid;
   std::int32_t parent_death_signal = 0;
   std::uint64_t timer_slack_ns = 0;
