@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/page_range.h"
@@ -10,7 +11,7 @@
 
 namespace relive::model {
 
-// Marks that madvise(2) and mlock(2) leave on a mapping; from VmFlags in /proc/PID/smaps (proc(5)).
+// Marks that madvise(2), mlock(2), mseal(2) and mmap(2) leave on a mapping; from VmFlags in /proc/PID/smaps (proc(5)).
 struct MappingMarks {
   bool dont_fork = false;       // dc
   bool dont_dump = false;       // dd
@@ -27,6 +28,7 @@ struct MappingMarks {
   bool sealed = false;          // sl
   bool huge_tlb = false;        // ht
   bool droppable = false;       // dp
+  bool shadow_stack = false;    // ss
   bool io = false;              // io or pf: device memory
   bool may_write = false;       // mw
   bool operator==(const MappingMarks&) const = default;
@@ -39,7 +41,7 @@ enum class MappingSource : std::uint8_t {
   shared_anonymous,  // MAP_SHARED|MAP_ANONYMOUS, shown as "/dev/zero (deleted)"
   memfd,             // "/memfd:NAME (deleted)"
   sysv,              // "/SYSVxxxxxxxx (deleted)"
-  device,            // character or block device
+  device,            // character or block device, or a ring shared with the kernel (aio, io_uring, sockets)
   kernel,            // [vdso], [vvar], [vvar_vclock], [vsyscall]: the kernel's own
   relive,            // the parasite, its arena and its page store: no part of any snapshot
 };
@@ -60,6 +62,10 @@ struct Mapping {
 
   [[nodiscard]] bool is_private() const { return !shared; }
   [[nodiscard]] int protection() const;  // PROT_*
+  // Has an object behind it: offset, device and inode say which part of which.
+  [[nodiscard]] bool has_object() const;
+  // The part of this mapping that lies in `part`. REQUIRES: range contains part.
+  [[nodiscard]] Mapping cut(AddressRange part) const;
   bool operator==(const Mapping&) const = default;
 };
 
@@ -81,5 +87,30 @@ struct Memory {
   std::int32_t lock_future = 0;    // mlockall(2) flags in force cannot be read: 0, kept for images
   bool operator==(const Memory&) const = default;
 };
+
+// "r-xp"
+std::string permissions_text(const Mapping& mapping);
+// "7f0000000000-7f0000021000 rw-p anonymous 132 KiB"
+std::string mapping_text(const Mapping& mapping);
+// "132 KiB", "2 MiB": exact.
+std::string size_text(std::uint64_t bytes);
+
+// The anonymous name that prctl(PR_SET_VMA_ANON_NAME) gave ("[anon:NAME]", "[anon_shmem:NAME]"), or empty. "[heap]" and "[stack]" are no names:
+// the kernel derives them from the layout.
+std::string_view given_name(const Mapping& mapping);
+
+// Are both parts of one object at `address`? For anonymous private memory: could be (nothing tells two apart).
+// REQUIRES: both ranges contain `address`.
+bool same_object(const Mapping& a, const Mapping& b, std::uint64_t address);
+
+// Neighbours with equal attributes that continue each other become one mapping: where a line of the maps file ends
+// depends on history (a tracked mapping does not merge), what is mapped does not.
+std::vector<Mapping> merged(std::vector<Mapping> mappings);
+
+// Which mapping of `memory` a file is held by, for all mappings of the same file with the same need to write: the begin
+// of the first of them (key of capture::Holds::mapped_files).
+std::uint64_t hold_key(const Memory& memory, const Mapping& mapping);
+// Does making `mapping` anew need the file open for writing? (shared and may be written)
+bool needs_writable_file(const Mapping& mapping);
 
 }  // namespace relive::model
