@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <iterator>
 #include <map>
 #include <string_view>
 
@@ -81,6 +82,7 @@ class Planner {
   // The order is the order of the commit program: timers last.
   ProcessPlan plan() && {
     identity();
+    children();
     signals();
     directories();
     attributes();
@@ -112,9 +114,31 @@ class Planner {
     }
     same("process group", wanted_.group, living_.group, kNewSnapshot);
     same("session", wanted_.session, living_.session, kNewSnapshot);
+    for (std::size_t i = 0; i < wanted_.namespaces.size(); ++i) {
+      same(fmt::format("{} namespace", model::kNamespaces[i]), wanted_.namespaces[i], living_.namespaces[i],
+           kNewSnapshot);
+    }
     if (wanted_.parent != living_.parent) {  // only its parent's death gives a task another parent
       plan_.notes.push_back(
           fmt::format("parent {} has ended since; the task's parent stays {}", wanted_.parent, living_.parent));
+    }
+  }
+
+  void children() {
+    std::vector<std::int32_t> ended;
+    std::vector<std::int32_t> born;
+    std::ranges::set_difference(wanted_.children, living_.children, std::back_inserter(ended));
+    std::ranges::set_difference(living_.children, wanted_.children, std::back_inserter(born));
+    for (const auto child : ended) {
+      difference(Family::process, fmt::format("child {}", child), "ended since", Sign::removed);
+      refuse(fmt::format("child {}", child),
+             "ended since the snapshot and was waited for; the task would wait for it again",
+             "this release rolls back one process: take the snapshot while it has no children");
+    }
+    for (const auto child : born) {
+      difference(Family::process, fmt::format("child {}", child), "born since", Sign::added);
+      plan_.notes.push_back(
+          fmt::format("child {} was born since the snapshot and stays: this release rolls back one process", child));
     }
   }
 

@@ -35,6 +35,10 @@ struct Powers {
   bool operator==(const Powers&) const { return true; }  // two tasks are alike whatever they may do
 };
 
+// Namespaces of a task, by their names below /proc/PID/ns (namespaces(7)).
+inline constexpr std::array<const char*, 10> kNamespaces{
+    "cgroup", "ipc", "mnt", "net", "pid", "pid_for_children", "time", "time_for_children", "user", "uts"};
+
 struct Process {
   SignalActions actions{};
   std::vector<QueuedSignal> pending{};             // queued for the task, not for one thread
@@ -59,6 +63,10 @@ struct Process {
   std::int32_t parent = 0;
   std::int32_t group = 0;
   std::int32_t session = 0;
+  std::array<std::uint64_t, kNamespaces.size()> namespaces{};  // inode numbers; 0: this kernel has none of that kind
+  // Children that live or have not been waited for, ascending, in relive's own pid namespace. One that is missing is
+  // refused; one born since stays, and is noted.
+  std::vector<std::int32_t> children{};
   bool operator==(const Process&) const = default;
 };
 

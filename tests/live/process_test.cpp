@@ -377,7 +377,8 @@ TEST(ProcessTest, DeletedPosixTimersComeBackWithTheirIds) {
 }
 
 TEST(ProcessTest, AnotherTimerUnderTheSameIdIsReplaced) {
-  if (!can_choose_timer_ids()) GTEST_SKIP() << "needs timer-ids: this kernel gives no task a timer id twice (Linux 6.15 does)";
+  if (!can_choose_timer_ids())
+    GTEST_SKIP() << "needs timer-ids: this kernel gives no task a timer id twice (Linux 6.15 does)";
   Subject({.set_up = [] { return make_timer(CLOCK_MONOTONIC, SIGUSR1, 1) == 0 && set_timer(0, 1000); },
            .wreck =
                [] {
@@ -473,7 +474,8 @@ TEST(ProcessTest, RootDirectory) {
       end.say(::chroot(jail.c_str()) == 0 ? 'y' : 'n');
       return 0;
     });
-    if (probe.first_word() != 'y') GTEST_SKIP() << "needs CAP_SYS_CHROOT: chroot(2) is not allowed here (CAP_SYS_CHROOT)";
+    if (probe.first_word() != 'y')
+      GTEST_SKIP() << "needs CAP_SYS_CHROOT: chroot(2) is not allowed here (CAP_SYS_CHROOT)";
   }
   Subject({.set_up = [start] { return ::chdir(start.c_str()) == 0; },
            .wreck = [jail] { return ::chroot(jail.c_str()) == 0 && ::chdir("/") == 0; },
@@ -559,6 +561,32 @@ TEST(ProcessTest, AnotherSessionIsRefused) {
   ASSERT_EQ(plan->refusals.size(), 2U);
   EXPECT_EQ(plan->refusals[0].object, "process group");
   EXPECT_EQ(plan->refusals[1].object, "session");
+}
+
+TEST(ProcessTest, ChildrenBornStayAndChildrenReapedAreRefused) {
+  static pid_t first = 0;
+  static const auto fork_one = [] {
+    const pid_t child = ::fork();
+    if (child == 0) {
+      ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+      for (;;) ::pause();
+    }
+    return child;
+  };
+  Subject subject({.set_up = [] { return (first = fork_one()) > 0; },
+                   .wreck = [] { return fork_one() > 0; },
+                   .is_wrecked = [] { return ::kill(first, SIGKILL) == 0 && ::waitpid(first, nullptr, 0) == first; }});
+  ASSERT_TRUE(subject.snapshot().has_value());
+  EXPECT_EQ(subject.wanted().children.size(), 1U);
+  EXPECT_EQ(subject.child().ask('w'), 'y');
+  auto plan = subject.plan();
+  ASSERT_TRUE(plan.has_value()) << plan.error().text();
+  EXPECT_THAT(plan->refusals, IsEmpty());
+  EXPECT_EQ(plan->notes.size(), 1U);
+  EXPECT_EQ(subject.child().ask('u'), 'y');
+  plan = subject.plan();
+  ASSERT_EQ(plan.value().refusals.size(), 1U);
+  EXPECT_THAT(plan->refusals[0].object, HasSubstr("child"));
 }
 
 // Each prepare step fails once: the child sees nothing of it.

@@ -228,6 +228,30 @@ TEST(PlanProcessTest, AnotherIdentityIsRefusedAndAnotherParentNoted) {
   EXPECT_THAT(plan.notes, SizeIs(1));
 }
 
+TEST(PlanProcessTest, MissingChildrenAreRefusedAndNewOnesNoted) {
+  model::Process wanted{.children = {10, 20}};
+  model::Process living{.children = {20, 30}};
+  const auto plan = plan_process(wanted, living);
+  ASSERT_THAT(plan.refusals, SizeIs(1));
+  EXPECT_EQ(plan.refusals[0].object, "child 10");
+  EXPECT_THAT(plan.notes, ElementsAre(HasSubstr("child 30")));
+}
+
+TEST(PlanProcessTest, AnotherNamespaceIsRefused) {
+  model::Process wanted;
+  model::Process living;
+  living.namespaces[3] = 4026531840;
+  ASSERT_THAT(plan_process(wanted, living).refusals, SizeIs(1));
+  EXPECT_EQ(plan_process(wanted, living).refusals[0].object, "net namespace");
+}
+
+TEST(ParseChildrenTest, ReadsPids) {
+  EXPECT_THAT(capture::parse_children("12 345 ").value(), ElementsAre(12, 345));
+  EXPECT_THAT(capture::parse_children("").value(), IsEmpty());
+  for (const char* bad : {"x", "12 -1", "0", "99999999999"})
+    EXPECT_FALSE(capture::parse_children(bad).has_value()) << bad;
+}
+
 TEST(SignalNameTest, CoversAllNumbers) {
   EXPECT_EQ(diff::signal_name(SIGTERM), "SIGTERM");
   EXPECT_EQ(diff::signal_name(32), "signal 32");
