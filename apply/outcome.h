@@ -15,10 +15,14 @@ enum class Fate : std::uint8_t {
 
 constexpr std::string_view fate_name(Fate fate) {
   switch (fate) {
-    case Fate::done: return "done";
-    case Fate::untouched: return "untouched";
-    case Fate::stopped: return "stopped";
-    case Fate::killed: return "killed";
+    case Fate::done:
+      return "done";
+    case Fate::untouched:
+      return "untouched";
+    case Fate::stopped:
+      return "stopped";
+    case Fate::killed:
+      return "killed";
   }
   return "?";
 }

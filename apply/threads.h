@@ -15,12 +15,12 @@ namespace relive::apply {
 Result<void> prepare_threads(Workshop& workshop, const diff::ThreadPlan& plan, const std::vector<model::Thread>& wanted,
                              const std::vector<model::Thread>& living);
 
-// The kernel's words in each thread's rseq area (cpu, node, concurrency id) are of now, not of the snapshot: kept across
-// the copying of pages. Call the first before and the second behind the operations that write memory.
+// The kernel's words in each thread's rseq area (cpu, node, concurrency id) are of now, not of the snapshot: kept
+// across the copying of pages. Call the first before and the second behind the operations that write memory.
 class RseqKeeper {
  public:
-  static Result<RseqKeeper> save(Workshop& workshop, const std::vector<model::Thread>& wanted, const std::vector<model::Thread>& living,
-                                 const tracking::PagePlan& pages);
+  static Result<RseqKeeper> save(Workshop& workshop, const std::vector<model::Thread>& wanted,
+                                 const std::vector<model::Thread>& living, const tracking::PagePlan& pages);
   void restore(Workshop& workshop) const;
 
  private:
@@ -31,9 +31,11 @@ class RseqKeeper {
   std::vector<Area> areas_;
 };
 
-// The goal of every thread that stands frozen, for Visit::commit. `wanted` must outlive the goals. driver_signals_taken:
-// the commit program takes the driver's own pending signals away together with the task's (apply/process.h).
+// The goal of every thread that stands frozen, for Visit::commit. `wanted` must outlive the goals.
+// driver_signals_taken: the commit program takes the driver's own pending signals away together with the task's
+// (apply/process.h).
 Result<std::vector<parasite::ThreadGoal>> thread_goals(parasite::Visit& visit, const std::vector<model::Thread>& wanted,
-                                                       const std::vector<model::Thread>& living, bool driver_signals_taken);
+                                                       const std::vector<model::Thread>& living,
+                                                       bool driver_signals_taken);
 
 }  // namespace relive::apply

@@ -20,7 +20,9 @@ struct AddressRange {
   [[nodiscard]] constexpr std::uint64_t pages() const { return size() / kPageSize; }
   [[nodiscard]] constexpr bool empty() const { return end <= begin; }
   [[nodiscard]] constexpr bool contains(std::uint64_t address) const { return address >= begin && address < end; }
-  [[nodiscard]] constexpr bool overlaps(const AddressRange& other) const { return begin < other.end && other.begin < end; }
+  [[nodiscard]] constexpr bool overlaps(const AddressRange& other) const {
+    return begin < other.end && other.begin < end;
+  }
   [[nodiscard]] constexpr AddressRange intersect(const AddressRange& other) const {
     return {std::max(begin, other.begin), std::max(std::max(begin, other.begin), std::min(end, other.end))};
   }

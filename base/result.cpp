@@ -15,10 +15,13 @@ std::string Error::text() const {
 }
 
 std::unexpected<Error> fail(ErrorKind kind, std::string what, std::string hint) {
-  return std::unexpected(Error{.kind = kind, .what = std::move(what), .errno_value = 0, .hint = std::move(hint), .context = {}});
+  return std::unexpected(
+      Error{.kind = kind, .what = std::move(what), .errno_value = 0, .hint = std::move(hint), .context = {}});
 }
 
-std::unexpected<Error> fail_errno(std::string_view call, std::string_view object) { return fail_errno(call, object, errno); }
+std::unexpected<Error> fail_errno(std::string_view call, std::string_view object) {
+  return fail_errno(call, object, errno);
+}
 
 std::unexpected<Error> fail_errno(std::string_view call, std::string_view object, int error_number) {
   ErrorKind kind = ErrorKind::system;
@@ -27,7 +30,8 @@ std::unexpected<Error> fail_errno(std::string_view call, std::string_view object
   if (error_number == ENOSYS) kind = ErrorKind::unsupported;
   std::string what(call);
   if (!object.empty()) what.append(" ").append(object);
-  return std::unexpected(Error{.kind = kind, .what = std::move(what), .errno_value = error_number, .hint = {}, .context = {}});
+  return std::unexpected(
+      Error{.kind = kind, .what = std::move(what), .errno_value = error_number, .hint = {}, .context = {}});
 }
 
 }  // namespace relive

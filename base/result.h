@@ -63,10 +63,10 @@ template <class T>
 
 #define RELIVE_CONCAT_INNER(a, b) a##b
 #define RELIVE_CONCAT(a, b) RELIVE_CONCAT_INNER(a, b)
-#define RELIVE_TRY_NAMED(name, ...)                                          \
-  ({                                                                         \
-    auto&& name = (__VA_ARGS__);                                             \
-    if (!name.has_value()) return std::unexpected(std::move(name).error());  \
-    *std::move(name);                                                        \
+#define RELIVE_TRY_NAMED(name, ...)                                         \
+  ({                                                                        \
+    auto&& name = (__VA_ARGS__);                                            \
+    if (!name.has_value()) return std::unexpected(std::move(name).error()); \
+    *std::move(name);                                                       \
   })
 #define RELIVE_TRY(...) RELIVE_TRY_NAMED(RELIVE_CONCAT(relive_try_, __COUNTER__), __VA_ARGS__)

@@ -1,4 +1,5 @@
-// A file descriptor of ours that closes itself. Never holds a descriptor number of a target (see model/ids.h: RemoteFd).
+// A file descriptor of ours that closes itself. Never holds a descriptor number of a target (see model/ids.h:
+// RemoteFd).
 #pragma once
 
 #include <unistd.h>

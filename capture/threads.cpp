@@ -53,7 +53,8 @@ Result<void> name_restarted_call(const task::FrozenTask& task, model::Tid tid, u
   const bool readable = task.read(TaskAddress{instruction.value - code.size()}, code).has_value();
   const int number = readable ? restarted_call(code) : -1;
   if (number < 0)
-    return fail(ErrorKind::refused, fmt::format("thread {} sleeps in a restarted system call that cannot be told", tid.value),
+    return fail(ErrorKind::refused,
+                fmt::format("thread {} sleeps in a restarted system call that cannot be told", tid.value),
                 "try again when it has woken up");
   registers.orig_rax = static_cast<std::uint64_t>(number);
   return {};
@@ -61,19 +62,23 @@ Result<void> name_restarted_call(const task::FrozenTask& task, model::Tid tid, u
 
 Result<model::Rseq> read_rseq(model::Tid tid) {
   __ptrace_rseq_configuration configuration{};
-  if (::ptrace(static_cast<__ptrace_request>(PTRACE_GET_RSEQ_CONFIGURATION), tid.value, sizeof configuration, &configuration) < 0) {
+  if (::ptrace(static_cast<__ptrace_request>(PTRACE_GET_RSEQ_CONFIGURATION), tid.value, sizeof configuration,
+               &configuration) < 0) {
     if (errno == EIO || errno == EINVAL) return model::Rseq{};  // Linux < 5.13, or no rseq in this kernel
     return fail_errno("PTRACE_GET_RSEQ_CONFIGURATION", fmt::format("thread {}", tid.value));
   }
-  return model::Rseq{.area = TaskAddress{configuration.rseq_abi_pointer}, .size = configuration.rseq_abi_size,
-                     .signature = configuration.signature, .flags = configuration.flags};
+  return model::Rseq{.area = TaskAddress{configuration.rseq_abi_pointer},
+                     .size = configuration.rseq_abi_size,
+                     .signature = configuration.signature,
+                     .flags = configuration.flags};
 }
 
 // A thread inside an rseq critical section goes on at its abort handler, as after any preemption.
 void leave_critical_section(const task::FrozenTask& task, const model::Rseq& rseq, user_regs_struct& registers) {
   if (rseq.area.value == 0) return;
   std::uint64_t pointer = 0;
-  if (!task.read(rseq.area + kCriticalSectionPointer, std::as_writable_bytes(std::span(&pointer, 1))) || pointer == 0) return;
+  if (!task.read(rseq.area + kCriticalSectionPointer, std::as_writable_bytes(std::span(&pointer, 1))) || pointer == 0)
+    return;
   CriticalSection section{};
   if (!task.read(TaskAddress{pointer}, std::as_writable_bytes(std::span(&section, 1)))) return;
   if (registers.rip - section.start < section.length) registers.rip = section.abort;
@@ -82,9 +87,15 @@ void leave_critical_section(const task::FrozenTask& task, const model::Rseq& rse
 Result<void> read_scheduling(Thread& thread) {
   const auto object = [&] { return fmt::format("thread {}", thread.tid.value); };
   KernelSchedAttributes attributes{};
-  if (::syscall(SYS_sched_getattr, thread.tid.value, &attributes, sizeof attributes, 0) != 0) return fail_errno("sched_getattr", object());
-  thread.scheduling = {.policy = attributes.policy, .flags = attributes.flags, .nice = attributes.nice, .priority = attributes.priority,
-                       .runtime = attributes.runtime, .deadline = attributes.deadline, .period = attributes.period};
+  if (::syscall(SYS_sched_getattr, thread.tid.value, &attributes, sizeof attributes, 0) != 0)
+    return fail_errno("sched_getattr", object());
+  thread.scheduling = {.policy = attributes.policy,
+                       .flags = attributes.flags,
+                       .nice = attributes.nice,
+                       .priority = attributes.priority,
+                       .runtime = attributes.runtime,
+                       .deadline = attributes.deadline,
+                       .period = attributes.period};
   std::array<std::uint64_t, 128> mask{};  // 8,192 CPUs
   const long bytes = ::syscall(SYS_sched_getaffinity, thread.tid.value, sizeof mask, mask.data());
   if (bytes < 0) return fail_errno("sched_getaffinity", object());
@@ -122,7 +133,8 @@ Result<void> ask_inside(parasite::Visit& visit, Thread& thread) {
   RELIVE_TRY(visit.run_on(thread.tid, program));
   Inside inside{};
   std::memcpy(&inside, piece.here, sizeof inside);
-  thread.alternate_stack = {.base = TaskAddress{inside.stack.base}, .flags = inside.stack.flags, .size = inside.stack.size};
+  thread.alternate_stack = {
+      .base = TaskAddress{inside.stack.base}, .flags = inside.stack.flags, .size = inside.stack.size};
   thread.parent_death_signal = inside.parent_death_signal;
   thread.clear_child_tid = TaskAddress{inside.clear_child_tid};
   thread.name.assign(inside.name.data(), ::strnlen(inside.name.data(), inside.name.size()));
@@ -136,7 +148,8 @@ Result<Thread> read_thread(parasite::Visit& visit, const task::FrozenThread& fro
   thread.tid = frozen.tid;
   thread.signal_mask = frozen.signal_mask;
   thread.registers = frozen.registers;
-  if (static_cast<std::int64_t>(frozen.registers.rax) == kRestartBlock) RELIVE_TRY(name_restarted_call(task, frozen.tid, thread.registers));
+  if (static_cast<std::int64_t>(frozen.registers.rax) == kRestartBlock)
+    RELIVE_TRY(name_restarted_call(task, frozen.tid, thread.registers));
   thread.registers = parasite::reissue_system_call(thread.registers);
   thread.rseq = RELIVE_TRY(read_rseq(frozen.tid));
   leave_critical_section(task, thread.rseq, thread.registers);
@@ -153,8 +166,10 @@ Result<Thread> read_thread(parasite::Visit& visit, const task::FrozenThread& fro
   std::from_chars(set.data(), set.data() + set.size(), pending, 16);
   if (pending != 0) thread.pending = RELIVE_TRY(read_pending(frozen.tid, QueueOf::thread, pending));
   thread.inside_known = depth == Depth::full;
-  if (thread.inside_known) RELIVE_TRY(ask_inside(visit, thread));
-  else thread.name = task::status_field(status, "Name");
+  if (thread.inside_known)
+    RELIVE_TRY(ask_inside(visit, thread));
+  else
+    thread.name = task::status_field(status, "Name");
   return thread;
 }
 
@@ -176,7 +191,8 @@ int restarted_call(std::span<const std::byte> code_before) {
 Result<std::vector<Thread>> read_threads(parasite::Visit& visit, Depth depth) {
   std::vector<Thread> threads;
   for (const task::FrozenThread& frozen : visit.task().threads())
-    threads.push_back(RELIVE_TRY(with_context(read_thread(visit, frozen, depth), fmt::format("reading thread {}", frozen.tid.value))));
+    threads.push_back(RELIVE_TRY(
+        with_context(read_thread(visit, frozen, depth), fmt::format("reading thread {}", frozen.tid.value))));
   return threads;
 }
 

@@ -11,8 +11,8 @@
 
 namespace relive::capture {
 
-// How much to ask. `outside` leaves out what only the thread itself can tell (Thread::inside_known is false then); running
-// the parasite in each of 100 threads takes milliseconds.
+// How much to ask. `outside` leaves out what only the thread itself can tell (Thread::inside_known is false then);
+// running the parasite in each of 100 threads takes milliseconds.
 enum class Depth : std::uint8_t { outside, full };
 
 // Every thread of the visited task, in the order of FrozenTask::threads().
@@ -20,9 +20,9 @@ enum class Depth : std::uint8_t { outside, full };
 // ErrorKind::refused, by name, for a thread that sleeps in restart_syscall(2) and whose own call cannot be told.
 Result<std::vector<model::Thread>> read_threads(parasite::Visit& visit, Depth depth);
 
-// The number of the system call that restart_syscall(2) stands for: only nanosleep, clock_nanosleep, poll and futex leave
-// a restart block (Linux, callers of set_restart_fn()). Told by the instructions before the `syscall` instruction at which
-// the thread stands (`mov $NUMBER, %eax`), newest first. Pure. Returns -1 if it cannot be told.
+// The number of the system call that restart_syscall(2) stands for: only nanosleep, clock_nanosleep, poll and futex
+// leave a restart block (Linux, callers of set_restart_fn()). Told by the instructions before the `syscall` instruction
+// at which the thread stands (`mov $NUMBER, %eax`), newest first. Pure. Returns -1 if it cannot be told.
 int restarted_call(std::span<const std::byte> code_before);
 
 }  // namespace relive::capture

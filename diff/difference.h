@@ -16,8 +16,8 @@ enum class Sign : std::uint8_t { added, removed, changed };  // as seen from the
 struct Difference {
   Family family = Family::process;
   Sign sign = Sign::changed;
-  std::string object;  // "descriptor 7 (/var/log/x.log)"
-  std::string text;    // "position 10 -> 20"
+  std::string object;       // "descriptor 7 (/var/log/x.log)"
+  std::string text;         // "position 10 -> 20"
   std::uint64_t pages = 0;  // Family::page: how many
   bool operator==(const Difference&) const = default;
 };

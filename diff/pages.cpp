@@ -19,8 +19,11 @@ std::vector<Difference> describe_pages(const tracking::PagePlan& plan, const mod
     std::uint64_t pages = 0;
     for (const AddressRange& range : tracking::intersect(ranges, {mapping.range})) pages += range.pages();
     if (pages == 0) continue;
-    out.push_back({.family = Family::page, .sign = Sign::changed, .object = mapping_name(mapping),
-                   .text = fmt::format("{} of {} pages written", pages, mapping.range.pages()), .pages = pages});
+    out.push_back({.family = Family::page,
+                   .sign = Sign::changed,
+                   .object = mapping_name(mapping),
+                   .text = fmt::format("{} of {} pages written", pages, mapping.range.pages()),
+                   .pages = pages});
   }
   return out;
 }

@@ -30,23 +30,31 @@ std::vector<std::string> changes(const Thread& wanted, const Thread& living) {
   std::vector<std::string> out;
   if (wanted.registers.rip != living.registers.rip || wanted.registers.rsp != living.registers.rsp)
     out.push_back(fmt::format("stands at {:#x} -> {:#x}", wanted.registers.rip, living.registers.rip));
-  else if (!same_registers(wanted, living)) out.emplace_back("registers");
-  if (wanted.signal_mask != living.signal_mask) out.push_back(fmt::format("signal mask {:#x} -> {:#x}", wanted.signal_mask, living.signal_mask));
-  if (wanted.pending != living.pending) out.push_back(fmt::format("{} pending signals -> {}", wanted.pending.size(), living.pending.size()));
+  else if (!same_registers(wanted, living))
+    out.emplace_back("registers");
+  if (wanted.signal_mask != living.signal_mask)
+    out.push_back(fmt::format("signal mask {:#x} -> {:#x}", wanted.signal_mask, living.signal_mask));
+  if (wanted.pending != living.pending)
+    out.push_back(fmt::format("{} pending signals -> {}", wanted.pending.size(), living.pending.size()));
   if (living.inside_known) {
     if (wanted.name != living.name) out.push_back(fmt::format("name {} -> {}", wanted.name, living.name));
     if (wanted.alternate_stack != living.alternate_stack) out.emplace_back("alternate signal stack");
     if (wanted.clear_child_tid != living.clear_child_tid) out.emplace_back("clear_child_tid address");
     if (wanted.parent_death_signal != living.parent_death_signal)
-      out.push_back(fmt::format("parent-death signal {} -> {}", wanted.parent_death_signal, living.parent_death_signal));
-    if (wanted.timer_slack_ns != living.timer_slack_ns) out.push_back(fmt::format("timer slack {} ns -> {} ns", wanted.timer_slack_ns, living.timer_slack_ns));
+      out.push_back(
+          fmt::format("parent-death signal {} -> {}", wanted.parent_death_signal, living.parent_death_signal));
+    if (wanted.timer_slack_ns != living.timer_slack_ns)
+      out.push_back(fmt::format("timer slack {} ns -> {} ns", wanted.timer_slack_ns, living.timer_slack_ns));
   }
   if (wanted.robust_list != living.robust_list) out.emplace_back("robust list");
   if (wanted.rseq != living.rseq) out.emplace_back("rseq registration");
-  if (wanted.scheduling.nice != living.scheduling.nice) out.push_back(fmt::format("nice {} -> {}", wanted.scheduling.nice, living.scheduling.nice));
-  else if (wanted.scheduling != living.scheduling) out.push_back(fmt::format("scheduling policy {} -> {}", wanted.scheduling.policy, living.scheduling.policy));
+  if (wanted.scheduling.nice != living.scheduling.nice)
+    out.push_back(fmt::format("nice {} -> {}", wanted.scheduling.nice, living.scheduling.nice));
+  else if (wanted.scheduling != living.scheduling)
+    out.push_back(fmt::format("scheduling policy {} -> {}", wanted.scheduling.policy, living.scheduling.policy));
   if (wanted.affinity != living.affinity) out.emplace_back("CPU affinity");
-  if (wanted.io_priority != living.io_priority) out.push_back(fmt::format("I/O priority {:#x} -> {:#x}", wanted.io_priority, living.io_priority));
+  if (wanted.io_priority != living.io_priority)
+    out.push_back(fmt::format("I/O priority {:#x} -> {:#x}", wanted.io_priority, living.io_priority));
   return out;
 }
 
@@ -57,7 +65,8 @@ ThreadPlan plan_threads(const std::vector<Thread>& wanted, const std::vector<Thr
   for (const Thread& want : wanted) {
     const Thread* lives = find(living, want.tid);
     if (lives == nullptr) {
-      plan.differences.push_back({.family = Family::thread, .sign = Sign::removed, .object = name_of(want), .text = "ended since"});
+      plan.differences.push_back(
+          {.family = Family::thread, .sign = Sign::removed, .object = name_of(want), .text = "ended since"});
       plan.missing.push_back(want.tid);
       ++plan.changed;
       continue;
@@ -68,12 +77,14 @@ ThreadPlan plan_threads(const std::vector<Thread>& wanted, const std::vector<Thr
     }
     const std::vector<std::string> texts = changes(want, *lives);
     for (const std::string& text : texts)
-      plan.differences.push_back({.family = Family::thread, .sign = Sign::changed, .object = name_of(want), .text = text});
+      plan.differences.push_back(
+          {.family = Family::thread, .sign = Sign::changed, .object = name_of(want), .text = text});
     if (!texts.empty()) ++plan.changed;
   }
   for (const Thread& lives : living) {
     if (find(wanted, lives.tid) != nullptr) continue;
-    plan.differences.push_back({.family = Family::thread, .sign = Sign::added, .object = name_of(lives), .text = "born since"});
+    plan.differences.push_back(
+        {.family = Family::thread, .sign = Sign::added, .object = name_of(lives), .text = "born since"});
     plan.surplus.push_back(lives.tid);
     ++plan.changed;
   }

@@ -37,7 +37,7 @@ struct SoftwareBytes {  // struct _fpx_sw_bytes
 
 constexpr std::uint64_t kHasXstate = 1, kHasSegments = 2, kStrictSegments = 4;  // UC_*
 constexpr std::uint32_t kMagic1 = 0x46505853, kMagic2 = 0x46505845;
-constexpr std::size_t kSoftwareBytesOffset = 464;  // also where NT_X86_XSTATE keeps XCR0
+constexpr std::size_t kSoftwareBytesOffset = 464;                 // also where NT_X86_XSTATE keeps XCR0
 constexpr std::uint64_t kTileFeatures = (1U << 17) | (1U << 18);  // AMX: not in a default signal frame
 constexpr std::int32_t kInvalidStackFlags = 0x7f00;
 constexpr std::size_t kLegacySize = 512 + 64;
@@ -71,26 +71,53 @@ Result<model::TaskAddress> put_frame(Arena& arena, const FrameContents& contents
   UContext context{};
   context.flags = kHasXstate | kHasSegments | kStrictSegments;
   context.stack_flags = kInvalidStackFlags;
-  context.registers = SigContext{.r8 = from.r8, .r9 = from.r9, .r10 = from.r10, .r11 = from.r11, .r12 = from.r12, .r13 = from.r13,
-                                 .r14 = from.r14, .r15 = from.r15, .rdi = from.rdi, .rsi = from.rsi, .rbp = from.rbp, .rbx = from.rbx,
-                                 .rdx = from.rdx, .rax = from.rax, .rcx = from.rcx, .rsp = from.rsp, .rip = from.rip,
-                                 .eflags = from.eflags, .cs = static_cast<std::uint16_t>(from.cs), .gs = 0, .fs = 0,
-                                 .ss = static_cast<std::uint16_t>(from.ss), .err = 0, .trapno = 0, .oldmask = 0, .cr2 = 0,
-                                 .fpstate = 0, .reserved = {}};
+  context.registers = SigContext{.r8 = from.r8,
+                                 .r9 = from.r9,
+                                 .r10 = from.r10,
+                                 .r11 = from.r11,
+                                 .r12 = from.r12,
+                                 .r13 = from.r13,
+                                 .r14 = from.r14,
+                                 .r15 = from.r15,
+                                 .rdi = from.rdi,
+                                 .rsi = from.rsi,
+                                 .rbp = from.rbp,
+                                 .rbx = from.rbx,
+                                 .rdx = from.rdx,
+                                 .rax = from.rax,
+                                 .rcx = from.rcx,
+                                 .rsp = from.rsp,
+                                 .rip = from.rip,
+                                 .eflags = from.eflags,
+                                 .cs = static_cast<std::uint16_t>(from.cs),
+                                 .gs = 0,
+                                 .fs = 0,
+                                 .ss = static_cast<std::uint16_t>(from.ss),
+                                 .err = 0,
+                                 .trapno = 0,
+                                 .oldmask = 0,
+                                 .cr2 = 0,
+                                 .fpstate = 0,
+                                 .reserved = {}};
   context.signal_mask = contents.signal_mask;
 
   if (contents.xstate.size() >= kLegacySize) {
     std::uint64_t features = 0;
     std::memcpy(&features, contents.xstate.data() + kSoftwareBytesOffset, sizeof features);
     features &= ~kTileFeatures;
-    const std::uint32_t size = std::min(cached_xstate_size(features), static_cast<std::uint32_t>(contents.xstate.size()));
+    const std::uint32_t size =
+        std::min(cached_xstate_size(features), static_cast<std::uint32_t>(contents.xstate.size()));
     const ArenaPiece area = RELIVE_TRY(arena.take(size + sizeof kMagic2));
     std::memcpy(area.here, contents.xstate.data(), size);
     std::uint64_t present = 0;  // XSTATE_BV
     std::memcpy(&present, area.here + 512, sizeof present);
     present &= features;
     std::memcpy(area.here + 512, &present, sizeof present);
-    const SoftwareBytes software{.magic1 = kMagic1, .extended_size = static_cast<std::uint32_t>(size + sizeof kMagic2), .features = features, .xstate_size = size, .padding = {}};
+    const SoftwareBytes software{.magic1 = kMagic1,
+                                 .extended_size = static_cast<std::uint32_t>(size + sizeof kMagic2),
+                                 .features = features,
+                                 .xstate_size = size,
+                                 .padding = {}};
     std::memcpy(area.here + kSoftwareBytesOffset, &software, sizeof software);
     std::memcpy(area.here + size, &kMagic2, sizeof kMagic2);
     context.registers.fpstate = area.there.value;
@@ -103,7 +130,8 @@ user_regs_struct reissue_system_call(user_regs_struct registers) {
   constexpr std::int64_t kRestartSys = -512, kRestartNoIntr = -513, kRestartNoHand = -514, kRestartBlock = -516;
   const auto result = static_cast<std::int64_t>(registers.rax);
   const bool inside = static_cast<std::int64_t>(registers.orig_rax) >= 0;
-  if (inside && (result == kRestartSys || result == kRestartNoIntr || result == kRestartNoHand || result == kRestartBlock)) {
+  if (inside &&
+      (result == kRestartSys || result == kRestartNoIntr || result == kRestartNoHand || result == kRestartBlock)) {
     registers.rax = registers.orig_rax;
     registers.rip -= 2;  // over the two bytes of `syscall`
   }

@@ -18,13 +18,14 @@
 namespace relive::parasite {
 
 struct FrameContents {
-  user_regs_struct registers;            // orig_rax is ignored: sigreturn never restarts a system call
-  std::span<const std::byte> xstate;     // NT_X86_XSTATE
+  user_regs_struct registers;         // orig_rax is ignored: sigreturn never restarts a system call
+  std::span<const std::byte> xstate;  // NT_X86_XSTATE
   std::uint64_t signal_mask = 0;
 };
 
-// Puts a frame into the arena; returns the address of its ucontext in the task. The thread's alternate stack stays as it
-// is: the frame names an invalid one, which rt_sigreturn ignores (restore_altstack() squashes all errors but EFAULT).
+// Puts a frame into the arena; returns the address of its ucontext in the task. The thread's alternate stack stays as
+// it is: the frame names an invalid one, which rt_sigreturn ignores (restore_altstack() squashes all errors but
+// EFAULT).
 Result<model::TaskAddress> put_frame(Arena& arena, const FrameContents& contents);
 
 // If the thread stopped inside a system call that the kernel would restart, makes it issue the call again with its own

@@ -5,7 +5,8 @@
 namespace relive::parasite {
 
 namespace {
-wire::Operation make(wire::Kind kind, std::uint64_t number, std::initializer_list<std::uint64_t> arguments, Program::OnError on_error) {
+wire::Operation make(wire::Kind kind, std::uint64_t number, std::initializer_list<std::uint64_t> arguments,
+                     Program::OnError on_error) {
   wire::Operation operation{};
   operation.kind = kind;
   operation.flags = on_error == Program::OnError::stop ? wire::kStopOnError : 0U;
@@ -15,13 +16,15 @@ wire::Operation make(wire::Kind kind, std::uint64_t number, std::initializer_lis
 }
 }  // namespace
 
-std::size_t Program::syscall(std::string what, long number, std::initializer_list<std::uint64_t> arguments, OnError on_error) {
+std::size_t Program::syscall(std::string what, long number, std::initializer_list<std::uint64_t> arguments,
+                             OnError on_error) {
   operations_.push_back(make(wire::Kind::syscall, static_cast<std::uint64_t>(number), arguments, on_error));
   names_.push_back(std::move(what));
   return operations_.size() - 1;
 }
 
-std::size_t Program::add(std::string what, wire::Kind kind, std::initializer_list<std::uint64_t> arguments, OnError on_error) {
+std::size_t Program::add(std::string what, wire::Kind kind, std::initializer_list<std::uint64_t> arguments,
+                         OnError on_error) {
   operations_.push_back(make(kind, 0, arguments, on_error));
   names_.push_back(std::move(what));
   return operations_.size() - 1;

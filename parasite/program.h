@@ -17,8 +17,10 @@ class Program {
   enum class OnError : std::uint8_t { stop, go_on };
 
   // Appends a system call; returns its index. `what` names act and object: "dup3 900 -> 3".
-  std::size_t syscall(std::string what, long number, std::initializer_list<std::uint64_t> arguments, OnError on_error = OnError::stop);
-  std::size_t add(std::string what, wire::Kind kind, std::initializer_list<std::uint64_t> arguments, OnError on_error = OnError::stop);
+  std::size_t syscall(std::string what, long number, std::initializer_list<std::uint64_t> arguments,
+                      OnError on_error = OnError::stop);
+  std::size_t add(std::string what, wire::Kind kind, std::initializer_list<std::uint64_t> arguments,
+                  OnError on_error = OnError::stop);
 
   [[nodiscard]] std::size_t size() const { return operations_.size(); }
   [[nodiscard]] bool empty() const { return operations_.empty(); }

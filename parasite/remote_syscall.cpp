@@ -14,8 +14,8 @@ namespace relive::parasite {
 
 namespace {
 
-constexpr std::uint64_t kLowest = 0x10000000;        // clear of the null page and of non-PIE programs' low end
-constexpr std::uint64_t kHighest = 0x7ffffffff000;   // TASK_SIZE of 47-bit address spaces
+constexpr std::uint64_t kLowest = 0x10000000;       // clear of the null page and of non-PIE programs' low end
+constexpr std::uint64_t kHighest = 0x7ffffffff000;  // TASK_SIZE of 47-bit address spaces
 constexpr std::uint64_t kMargin = std::uint64_t{16} << 20;
 
 // The next "begin-end perms ... name" line of a maps text; advances `at`.
@@ -41,8 +41,9 @@ bool next_line(std::string_view text, std::size_t& at, MapsLine& out) {
 
 }  // namespace
 
-Result<std::int64_t> remote_syscall(task::FrozenTask& task, model::Tid tid, const user_regs_struct& base, model::TaskAddress instruction,
-                                    long number, std::initializer_list<std::uint64_t> arguments) {
+Result<std::int64_t> remote_syscall(task::FrozenTask& task, model::Tid tid, const user_regs_struct& base,
+                                    model::TaskAddress instruction, long number,
+                                    std::initializer_list<std::uint64_t> arguments) {
   std::uint64_t arg[6] = {};
   std::copy_n(arguments.begin(), std::min<std::size_t>(arguments.size(), 6), arg);
   user_regs_struct registers = base;
@@ -59,9 +60,11 @@ Result<std::int64_t> remote_syscall(task::FrozenTask& task, model::Tid tid, cons
   int stops = 0;
   while (stops < 2) {
     const int status = RELIVE_TRY(task.run_until_stop(tid, PTRACE_SYSCALL));
-    if (WSTOPSIG(status) == (SIGTRAP | 0x80)) ++stops;  // PTRACE_O_TRACESYSGOOD; other stops (job control) are passed over
+    if (WSTOPSIG(status) == (SIGTRAP | 0x80))
+      ++stops;  // PTRACE_O_TRACESYSGOOD; other stops (job control) are passed over
     else if (status >> 16 == 0)
-      return fail(ErrorKind::system, fmt::format("thread {} got signal {} in a system call of relive's", tid.value, WSTOPSIG(status)));
+      return fail(ErrorKind::system,
+                  fmt::format("thread {} got signal {} in a system call of relive's", tid.value, WSTOPSIG(status)));
   }
   return static_cast<std::int64_t>(RELIVE_TRY(task.registers(tid)).rax);
 }
@@ -75,14 +78,16 @@ Result<model::TaskAddress> find_syscall_instruction(const task::FrozenTask& task
       std::vector<std::byte> code(std::min<std::uint64_t>(line.range.size(), 1U << 20));
       if (!task.read(model::TaskAddress{line.range.begin}, code)) continue;
       for (std::size_t i = 0; i + 1 < code.size(); ++i) {
-        if (code[i] == std::byte{0x0f} && code[i + 1] == std::byte{0x05}) return model::TaskAddress{line.range.begin + i};
+        if (code[i] == std::byte{0x0f} && code[i + 1] == std::byte{0x05})
+          return model::TaskAddress{line.range.begin + i};
       }
     }
   }
   return fail(ErrorKind::refused, fmt::format("task {} has no system call instruction mapped", task.pid().value));
 }
 
-Result<model::TaskAddress> find_gap(std::string_view maps_text, std::uint64_t bytes, std::span<const AddressRange> avoid) {
+Result<model::TaskAddress> find_gap(std::string_view maps_text, std::uint64_t bytes,
+                                    std::span<const AddressRange> avoid) {
   std::vector<AddressRange> taken(avoid.begin(), avoid.end());
   std::size_t at = 0;
   for (MapsLine line; next_line(maps_text, at, line);) taken.push_back(line.range);
@@ -95,7 +100,8 @@ Result<model::TaskAddress> find_gap(std::string_view maps_text, std::uint64_t by
     free_from = std::max(free_from, range.end);
   }
   if (kHighest > free_from && kHighest - free_from > best.size()) best = {free_from, kHighest};
-  if (best.size() < bytes + 2 * kMargin) return fail(ErrorKind::refused, fmt::format("no gap of {} bytes in the task's address space", bytes));
+  if (best.size() < bytes + 2 * kMargin)
+    return fail(ErrorKind::refused, fmt::format("no gap of {} bytes in the task's address space", bytes));
   return model::TaskAddress{page_floor(best.begin + best.size() / 2 - bytes / 2)};
 }
 

@@ -12,15 +12,18 @@
 
 namespace relive::parasite {
 
-// Sets the thread's registers from `base`, points it at the syscall instruction at `instruction`, lets it do one call, and
-// returns the result (-errno for an error of the call). The thread is left behind the instruction, with these registers.
-Result<std::int64_t> remote_syscall(task::FrozenTask& task, model::Tid tid, const user_regs_struct& base, model::TaskAddress instruction,
-                                    long number, std::initializer_list<std::uint64_t> arguments);
+// Sets the thread's registers from `base`, points it at the syscall instruction at `instruction`, lets it do one call,
+// and returns the result (-errno for an error of the call). The thread is left behind the instruction, with these
+// registers.
+Result<std::int64_t> remote_syscall(task::FrozenTask& task, model::Tid tid, const user_regs_struct& base,
+                                    model::TaskAddress instruction, long number,
+                                    std::initializer_list<std::uint64_t> arguments);
 
 // A `syscall` instruction of the vDSO, or, where that is not mapped, of any executable mapping.
 Result<model::TaskAddress> find_syscall_instruction(const task::FrozenTask& task, std::string_view maps_text);
 
 // A free range of `bytes` in the middle of the largest gap of the address space, clear of `avoid`.
-Result<model::TaskAddress> find_gap(std::string_view maps_text, std::uint64_t bytes, std::span<const AddressRange> avoid);
+Result<model::TaskAddress> find_gap(std::string_view maps_text, std::uint64_t bytes,
+                                    std::span<const AddressRange> avoid);
 
 }  // namespace relive::parasite

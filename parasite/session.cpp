@@ -22,15 +22,19 @@ namespace {
 
 constexpr std::string_view kName = "relive-parasite";
 constexpr std::uint64_t kReserve = wire::kCodeBytes + Arena::kBytes;
-constexpr std::uint64_t kAllButFaults = ~((1ULL << (SIGSEGV - 1)) | (1ULL << (SIGBUS - 1)) | (1ULL << (SIGILL - 1)) | (1ULL << (SIGFPE - 1)));
+constexpr std::uint64_t kAllButFaults =
+    ~((1ULL << (SIGSEGV - 1)) | (1ULL << (SIGBUS - 1)) | (1ULL << (SIGILL - 1)) | (1ULL << (SIGFPE - 1)));
 
 // The first contact: system calls of a thread that has nothing of ours yet.
 class Contact {
  public:
-  Contact(task::FrozenTask& task, model::TaskAddress instruction) : task_(task), thread_(task.threads()[0]), instruction_(instruction) {}
+  Contact(task::FrozenTask& task, model::TaskAddress instruction)
+      : task_(task), thread_(task.threads()[0]), instruction_(instruction) {}
   ~Contact() {
-    if (undo_begin_ != 0) [[maybe_unused]] const auto ignored = call("munmap", SYS_munmap, {undo_begin_, kReserve});
-    if (undo_fd_ >= 0) [[maybe_unused]] const auto ignored = call("close", SYS_close, {static_cast<std::uint64_t>(undo_fd_)});
+    if (undo_begin_ != 0) [[maybe_unused]]
+      const auto ignored = call("munmap", SYS_munmap, {undo_begin_, kReserve});
+    if (undo_fd_ >= 0) [[maybe_unused]]
+      const auto ignored = call("close", SYS_close, {static_cast<std::uint64_t>(undo_fd_)});
     [[maybe_unused]] const auto a = task_.set_registers(thread_.tid, thread_.registers);
     [[maybe_unused]] const auto b = task_.set_signal_mask(thread_.tid, thread_.signal_mask);
   }
@@ -38,7 +42,8 @@ class Contact {
   Contact& operator=(const Contact&) = delete;
 
   Result<std::uint64_t> call(std::string_view name, long number, std::initializer_list<std::uint64_t> arguments) {
-    const std::int64_t result = RELIVE_TRY(remote_syscall(task_, thread_.tid, thread_.registers, instruction_, number, arguments));
+    const std::int64_t result =
+        RELIVE_TRY(remote_syscall(task_, thread_.tid, thread_.registers, instruction_, number, arguments));
     if (result < 0)
       return fail_errno(name, fmt::format("inside task {}", task_.pid().value), static_cast<int>(-result));
     return static_cast<std::uint64_t>(result);
@@ -66,26 +71,35 @@ Result<Session> Session::infect(task::FrozenTask& task) {
   RELIVE_TRY(contact.block_signals());
 
   constexpr std::uint64_t kReadWrite = PROT_READ | PROT_WRITE;
-  RELIVE_TRY(contact.call("mmap", SYS_mmap, {base.value, kReserve, kReadWrite, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, ~0ULL, 0}));
+  RELIVE_TRY(contact.call(
+      "mmap", SYS_mmap,
+      {base.value, kReserve, kReadWrite, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, ~0ULL, 0}));
   contact.undo_mapping(base.value);
   RELIVE_TRY(task.write(base, std::as_bytes(std::span(kName))));  // what follows is zero
-  auto created = contact.call("memfd_create", SYS_memfd_create, {base.value, MFD_CLOEXEC | 0x10U /* MFD_EXEC, Linux 6.3 */});
+  auto created =
+      contact.call("memfd_create", SYS_memfd_create, {base.value, MFD_CLOEXEC | 0x10U /* MFD_EXEC, Linux 6.3 */});
   if (!created) created = contact.call("memfd_create", SYS_memfd_create, {base.value, MFD_CLOEXEC});
   const auto fd = static_cast<int>(RELIVE_TRY(std::move(created)));
   contact.undo_descriptor(fd);
   UniqueFd memfd = RELIVE_TRY(task.borrow(model::RemoteFd{fd}));
 
   const auto code_size = static_cast<std::size_t>(relive_payload_end - relive_payload_begin);
-  if (::ftruncate(memfd.get(), static_cast<off_t>(kReserve)) != 0) return fail_errno("ftruncate", "the parasite's memfd");
-  if (::pwrite(memfd.get(), relive_payload_begin, code_size, 0) != static_cast<ssize_t>(code_size)) return fail_errno("write", "the parasite's memfd");
+  if (::ftruncate(memfd.get(), static_cast<off_t>(kReserve)) != 0)
+    return fail_errno("ftruncate", "the parasite's memfd");
+  if (::pwrite(memfd.get(), relive_payload_begin, code_size, 0) != static_cast<ssize_t>(code_size))
+    return fail_errno("write", "the parasite's memfd");
 
   const auto remote_fd = static_cast<std::uint64_t>(fd);
-  RELIVE_TRY(contact.call("mmap", SYS_mmap, {base.value, wire::kCodeBytes, PROT_READ | PROT_EXEC, MAP_SHARED | MAP_FIXED, remote_fd, 0}));
-  RELIVE_TRY(contact.call("mmap", SYS_mmap, {base.value + wire::kCodeBytes, Arena::kBytes, kReadWrite, MAP_SHARED | MAP_FIXED | MAP_NORESERVE, remote_fd, wire::kCodeBytes}));
+  RELIVE_TRY(contact.call("mmap", SYS_mmap,
+                          {base.value, wire::kCodeBytes, PROT_READ | PROT_EXEC, MAP_SHARED | MAP_FIXED, remote_fd, 0}));
+  RELIVE_TRY(contact.call("mmap", SYS_mmap,
+                          {base.value + wire::kCodeBytes, Arena::kBytes, kReadWrite,
+                           MAP_SHARED | MAP_FIXED | MAP_NORESERVE, remote_fd, wire::kCodeBytes}));
   RELIVE_TRY(contact.call("madvise", SYS_madvise, {base.value, kReserve, MADV_DONTFORK}));
   RELIVE_TRY(contact.call("madvise", SYS_madvise, {base.value, kReserve, MADV_DONTDUMP}));
 
-  void* here = ::mmap(nullptr, Arena::kBytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, memfd.get(), wire::kCodeBytes);
+  void* here =
+      ::mmap(nullptr, Arena::kBytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, memfd.get(), wire::kCodeBytes);
   if (here == MAP_FAILED) return fail_errno("mmap", "the arena");
   Session session(Arena(std::move(memfd), static_cast<std::byte*>(here), base + wire::kCodeBytes));
   session.code_ = base;

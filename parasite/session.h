@@ -1,11 +1,10 @@
 // The parasite of one task: it is put in once, stays mapped, and runs only while the task is frozen.
 //
-// A Session lives as long as the keeper's interest in the task. A Visit is one freeze: it borrows the driver thread (the
-// leader, or another thread where the leader has exited), runs programs on it, and leaves it as it found it.
+// A Session lives as long as the keeper's interest in the task. A Visit is one freeze: it borrows the driver thread
+// (the leader, or another thread where the leader has exited), runs programs on it, and leaves it as it found it.
 #pragma once
 
 #include <cstdint>
-#include <memory>
 #include <memory>
 #include <optional>
 #include <span>
@@ -33,7 +32,8 @@ class Session {
   Result<void> leave(task::FrozenTask& task);
 
   [[nodiscard]] Arena& arena() { return arena_; }
-  // Ranges of the task's memory that are relive's: code, arena, and windows made by map_window. No part of any snapshot.
+  // Ranges of the task's memory that are relive's: code, arena, and windows made by map_window. No part of any
+  // snapshot.
   [[nodiscard]] const std::vector<AddressRange>& own_ranges() const { return own_ranges_; }
   void add_own_range(AddressRange range) { own_ranges_.push_back(range); }
   void remove_own_range(AddressRange range) { std::erase(own_ranges_, range); }
@@ -52,9 +52,9 @@ class Session {
 // Where a thread is to be when the task goes on after a commit.
 struct ThreadGoal {
   model::Tid tid;
-  bool surplus = false;   // born since the snapshot: it ends
-  FrameContents wanted;   // unless surplus. its alternate stack is set by `program`
-  Program program;        // carried out by the thread itself, before it goes
+  bool surplus = false;  // born since the snapshot: it ends
+  FrameContents wanted;  // unless surplus. its alternate stack is set by `program`
+  Program program;       // carried out by the thread itself, before it goes
 };
 
 // One stay in a frozen task. REQUIRES: the FrozenTask and the Session outlive it.
@@ -63,7 +63,8 @@ class Visit {
   static Result<Visit> begin(task::FrozenTask& task, Session& session);
   Visit(Visit&&) noexcept;
   Visit& operator=(Visit&&) = delete;
-  // Unless commit() was called: undoes what the undo log holds, gives the driver its registers back. The task stays frozen.
+  // Unless commit() was called: undoes what the undo log holds, gives the driver its registers back. The task stays
+  // frozen.
   ~Visit();
 
   [[nodiscard]] task::FrozenTask& task() { return *task_; }
@@ -84,15 +85,16 @@ class Visit {
   Result<void> record_undo(std::string what, long number, std::initializer_list<std::uint64_t> arguments);
   Result<void> undo();
 
-  // Gives the task a duplicate of our descriptor `fd` as number `as` (SCM_RIGHTS over a socket pair that exists for this
-  // visit only). REQUIRES: `as` is free in the task. Close-on-exec is set on it. The caller records the undo (close).
+  // Gives the task a duplicate of our descriptor `fd` as number `as` (SCM_RIGHTS over a socket pair that exists for
+  // this visit only). REQUIRES: `as` is free in the task. Close-on-exec is set on it. The caller records the undo
+  // (close).
   Result<void> give(int fd, model::RemoteFd as);
   // Ranges and descriptor numbers that the spare_ calls shall not hand out, although they are free now.
   void keep_clear(std::span<const AddressRange> ranges, std::span<const model::RemoteFd> descriptors);
 
   // Makes a thread of the task with this id, thread-local storage and clear_child_tid. It is stopped before its first
-  // instruction, runs nothing of the program's, and ends if the visit is undone. Refused by name where the id is taken or
-  // may not be chosen (clone3 with set_tid wants CAP_CHECKPOINT_RESTORE in the task; else ns_last_pid is tried).
+  // instruction, runs nothing of the program's, and ends if the visit is undone. Refused by name where the id is taken
+  // or may not be chosen (clone3 with set_tid wants CAP_CHECKPOINT_RESTORE in the task; else ns_last_pid is tried).
   Result<void> create_thread(model::Tid tid, std::uint64_t fs_base, model::TaskAddress clear_child_tid);
 
   // The point of no return. Parks every thread of the task in the parasite, so that whatever happens to the keeper from
@@ -103,8 +105,8 @@ class Visit {
   Result<void> commit(Program& program, std::vector<ThreadGoal>& goals);
   [[nodiscard]] bool committed() const;
   [[nodiscard]] bool broken() const;
-  // Behind commit(): lets every thread go to its goal, which ends the freeze, and waits until each has gone. A task that
-  // was stopped by a signal (job control) goes there when it is continued. Broken: leaves it stopped (SIGSTOP).
+  // Behind commit(): lets every thread go to its goal, which ends the freeze, and waits until each has gone. A task
+  // that was stopped by a signal (job control) goes there when it is continued. Broken: leaves it stopped (SIGSTOP).
   Result<void> depart();
 
   // The lowest descriptor number from `from` on that is free in the task and was not handed out by this call before in

@@ -37,7 +37,7 @@ constexpr std::size_t kDriverStack = 32 << 10;
 constexpr std::size_t kThreadStack = 8 << 10;
 constexpr std::size_t kUndoCapacity = 8192;
 constexpr std::uint64_t kTrapFlag = 0x100, kDirectionFlag = 0x400;  // eflags
-constexpr std::uint64_t kSpareSpace = std::uint64_t{1} << 44;        // address space for spare ranges: 16 TiB at most
+constexpr std::uint64_t kSpareSpace = std::uint64_t{1} << 44;       // address space for spare ranges: 16 TiB at most
 constexpr std::uint64_t kLeastSpareSpace = std::uint64_t{1} << 30;
 
 constexpr std::uint64_t bit_of(int signal) { return 1ULL << (signal - 1); }
@@ -49,7 +49,8 @@ std::uint64_t parasite_mask(std::uint64_t own) {
   return (~open | own) & ~bit_of(SIGTRAP);
 }
 
-user_regs_struct enter(const user_regs_struct& base, TaskAddress entry, TaskAddress control, TaskAddress block, std::uint64_t stack_top) {
+user_regs_struct enter(const user_regs_struct& base, TaskAddress entry, TaskAddress control, TaskAddress block,
+                       std::uint64_t stack_top) {
   user_regs_struct registers = base;
   registers.rip = entry.value;
   registers.rbx = control.value;
@@ -96,24 +97,29 @@ struct Visit::State {
   std::uint64_t spare_next = 0, spare_end = 0;
 
   bool descriptors_known = false;
-  std::set<int> taken;      // numbers in use, handed out, or kept clear
-  std::set<int> open;       // numbers in use by the task now
+  std::set<int> taken;  // numbers in use, handed out, or kept clear
+  std::set<int> open;   // numbers in use by the task now
   int descriptor_limit = 0;
 
   UniqueFd channel;         // our end of the socket pair
   int remote_channel = -1;  // the task's end
 };
 
-Visit::Visit(task::FrozenTask& task, Session& session) : task_(&task), session_(&session), state_(std::make_unique<State>()) {}
+Visit::Visit(task::FrozenTask& task, Session& session)
+    : task_(&task), session_(&session), state_(std::make_unique<State>()) {}
 
 Visit::Visit(Visit&& other) noexcept
-    : task_(std::exchange(other.task_, nullptr)), session_(other.session_), driver_(other.driver_), state_(std::move(other.state_)) {}
+    : task_(std::exchange(other.task_, nullptr)),
+      session_(other.session_),
+      driver_(other.driver_),
+      state_(std::move(other.state_)) {}
 
 namespace {
 
 Result<TaskAddress> original_frame(task::FrozenTask& task, Arena& arena, const task::FrozenThread& thread) {
   const std::vector<std::byte> xstate = RELIVE_TRY(task.xstate(thread.tid));
-  return put_frame(arena, {.registers = reissue_system_call(thread.registers), .xstate = xstate, .signal_mask = thread.signal_mask});
+  return put_frame(
+      arena, {.registers = reissue_system_call(thread.registers), .xstate = xstate, .signal_mask = thread.signal_mask});
 }
 
 // Room for a thread's block and stack.
@@ -141,7 +147,9 @@ Result<void> put_program(Arena& arena, const Program& program, wire::Program& in
 
 // Copies results back; an operation that had to succeed and did not is an error that names it.
 Result<void> take_results(Arena& arena, const wire::Program& ran, Program& program, std::string_view where) {
-  if (!program.empty()) std::memcpy(program.operations().data(), arena.local(TaskAddress{ran.operations}), program.size() * sizeof(wire::Operation));
+  if (!program.empty())
+    std::memcpy(program.operations().data(), arena.local(TaskAddress{ran.operations}),
+                program.size() * sizeof(wire::Operation));
   if (ran.failed < 0) return {};
   const auto index = static_cast<std::size_t>(ran.failed);
   return fail_errno(program.what(index), where, static_cast<int>(-program.result(index)));
@@ -165,25 +173,32 @@ Result<Visit> Visit::begin(task::FrozenTask& task, Session& session) {
   control.undo.operations = visit.state_->undo_operations.there.value;
 
   const task::FrozenThread& driver = *task.find(visit.driver_);
-  auto block = RELIVE_TRY(make_block<State::Block>(arena, visit.driver_, kDriverStack, RELIVE_TRY(original_frame(task, arena, driver))));
+  auto block = RELIVE_TRY(
+      make_block<State::Block>(arena, visit.driver_, kDriverStack, RELIVE_TRY(original_frame(task, arena, driver))));
   block.value().driver = 1;
   visit.state_->blocks.emplace(visit.driver_, block);
 
   constexpr std::uint64_t kRestorer = 0x04000000, kNoDefer = SA_NODEFER, kInfo = SA_SIGINFO;
-  const std::uint64_t action[4] = {session.code_.value + wire::kTrapEntry, kRestorer | kNoDefer | kInfo, session.code_.value + wire::kRestorerEntry, ~0ULL};
+  const std::uint64_t action[4] = {session.code_.value + wire::kTrapEntry, kRestorer | kNoDefer | kInfo,
+                                   session.code_.value + wire::kRestorerEntry, ~0ULL};
   const TaskAddress action_address = RELIVE_TRY(arena.put(std::as_bytes(std::span(action))));
   RELIVE_TRY(task.set_signal_mask(visit.driver_, parasite_mask(driver.signal_mask)));
   visit.state_->trap_taken = true;
-  const std::int64_t result = RELIVE_TRY(visit.trap_call(action_address.value, arena.control_address().value + offsetof(wire::Control, saved_trap_action)));
-  if (result < 0) return fail_errno("rt_sigaction SIGTRAP", fmt::format("inside task {}", task.pid().value), static_cast<int>(-result));
+  const std::int64_t result = RELIVE_TRY(visit.trap_call(
+      action_address.value, arena.control_address().value + offsetof(wire::Control, saved_trap_action)));
+  if (result < 0)
+    return fail_errno("rt_sigaction SIGTRAP", fmt::format("inside task {}", task.pid().value),
+                      static_cast<int>(-result));
   return visit;
 }
 
 Result<std::int64_t> Visit::trap_call(std::uint64_t action, std::uint64_t old_action) {
   const State::Block& block = state_->blocks.at(driver_);
   const task::FrozenThread& driver = *task_->find(driver_);
-  const user_regs_struct base = enter(driver.registers, state_->code, arena().control_address(), block.piece.there, block.stack_top);
-  return remote_syscall(*task_, driver_, base, state_->code + wire::kSyscallEntry, SYS_rt_sigaction, {SIGTRAP, action, old_action, 8});
+  const user_regs_struct base =
+      enter(driver.registers, state_->code, arena().control_address(), block.piece.there, block.stack_top);
+  return remote_syscall(*task_, driver_, base, state_->code + wire::kSyscallEntry, SYS_rt_sigaction,
+                        {SIGTRAP, action, old_action, 8});
 }
 
 Visit::~Visit() {
@@ -193,7 +208,8 @@ Visit::~Visit() {
   if (driver == nullptr) return;
   wire::Control& control = arena().control();
   if (state_->trap_taken && control.saved_trap_action[0] != wire::kNoTrapSaved) {
-    [[maybe_unused]] const auto given = trap_call(arena().control_address().value + offsetof(wire::Control, saved_trap_action), 0);
+    [[maybe_unused]] const auto given =
+        trap_call(arena().control_address().value + offsetof(wire::Control, saved_trap_action), 0);
     control.saved_trap_action[0] = wire::kNoTrapSaved;
   }
   [[maybe_unused]] const auto a = task_->set_registers(driver_, driver->registers);
@@ -204,14 +220,16 @@ Result<void> Visit::run_at(Tid tid, TaskAddress program_address, const wire::Pro
   const State::Block& block = state_->blocks.at(tid);
   const task::FrozenThread* thread = task_->find(tid);
   if (thread == nullptr) return fail(ErrorKind::task_died, fmt::format("thread {} is gone", tid.value));
-  user_regs_struct registers = enter(thread->registers, state_->code + wire::kRunEntry, arena().control_address(), block.piece.there, block.stack_top);
+  user_regs_struct registers = enter(thread->registers, state_->code + wire::kRunEntry, arena().control_address(),
+                                     block.piece.there, block.stack_top);
   registers.rdi = program_address.value;
   RELIVE_TRY(task_->set_registers(tid, registers));
   for (;;) {
     const int status = RELIVE_TRY(task_->run_until_stop(tid, PTRACE_CONT));
     if (status >> 16 == PTRACE_EVENT_CLONE) {
       unsigned long born = 0;
-      if (::ptrace(PTRACE_GETEVENTMSG, tid.value, nullptr, &born) != 0) return fail_errno("PTRACE_GETEVENTMSG", fmt::format("thread {}", tid.value));
+      if (::ptrace(PTRACE_GETEVENTMSG, tid.value, nullptr, &born) != 0)
+        return fail_errno("PTRACE_GETEVENTMSG", fmt::format("thread {}", tid.value));
       RELIVE_TRY(task_->adopt(Tid{static_cast<pid_t>(born)}));
       continue;
     }
@@ -220,8 +238,9 @@ Result<void> Visit::run_at(Tid tid, TaskAddress program_address, const wire::Pro
     if (WSTOPSIG(status) == SIGTRAP && ended) return {};
     if (WSTOPSIG(status) == SIGTRAP) continue;  // somebody sent one
     const std::uint64_t at = RELIVE_TRY(task_->registers(tid)).rip;
-    return fail(ErrorKind::system, fmt::format("the parasite got signal {} ({}) at {:#x} in thread {}, in operation {}", WSTOPSIG(status),
-                                               sigabbrev_np(WSTOPSIG(status)), at, tid.value, ran.done));
+    return fail(ErrorKind::system,
+                fmt::format("the parasite got signal {} ({}) at {:#x} in thread {}, in operation {}", WSTOPSIG(status),
+                            sigabbrev_np(WSTOPSIG(status)), at, tid.value, ran.done));
   }
 }
 
@@ -240,7 +259,8 @@ Result<void> Visit::run_on(Tid tid, Program& program) {
   if (found == nullptr) return fail(ErrorKind::task_died, fmt::format("thread {} is gone", tid.value));
   const task::FrozenThread thread = *found;
   if (!state_->blocks.contains(tid))
-    state_->blocks.emplace(tid, RELIVE_TRY(make_block<State::Block>(arena(), tid, kThreadStack, RELIVE_TRY(original_frame(*task_, arena(), thread)))));
+    state_->blocks.emplace(tid, RELIVE_TRY(make_block<State::Block>(
+                                    arena(), tid, kThreadStack, RELIVE_TRY(original_frame(*task_, arena(), thread)))));
   const ArenaPiece piece = RELIVE_TRY(arena().take(sizeof(wire::Program)));
   auto& ran = *reinterpret_cast<wire::Program*>(piece.here);
   RELIVE_TRY(put_program(arena(), program, ran));
@@ -263,10 +283,12 @@ Result<std::int64_t> Visit::syscall(std::string what, long number, std::initiali
 
 Result<void> Visit::record_undo(std::string what, long number, std::initializer_list<std::uint64_t> arguments) {
   wire::Program& undo_program = arena().control().undo;
-  if (undo_program.count >= kUndoCapacity) return fail(ErrorKind::refused, "the undo log is full: too many steps for one rollback");
+  if (undo_program.count >= kUndoCapacity)
+    return fail(ErrorKind::refused, "the undo log is full: too many steps for one rollback");
   Program one;
   one.syscall(std::move(what), number, arguments, Program::OnError::go_on);
-  std::memcpy(state_->undo_operations.here + undo_program.count * sizeof(wire::Operation), one.operations().data(), sizeof(wire::Operation));
+  std::memcpy(state_->undo_operations.here + undo_program.count * sizeof(wire::Operation), one.operations().data(),
+              sizeof(wire::Operation));
   state_->undo_names.push_back(one.what(0));
   ++undo_program.count;
   return {};
@@ -312,7 +334,8 @@ Result<TaskAddress> Visit::spare_range(std::uint64_t bytes) {
     while (!found && space > std::max(kLeastSpareSpace, wanted)) found = find_gap(maps, space /= 2, state_->avoid);
     state_->spare_next = RELIVE_TRY(std::move(found)).value;
     state_->spare_end = state_->spare_next + space;
-    if (wanted > space) return fail(ErrorKind::refused, fmt::format("no gap of {} bytes in the task's address space", bytes));
+    if (wanted > space)
+      return fail(ErrorKind::refused, fmt::format("no gap of {} bytes in the task's address space", bytes));
   }
   const TaskAddress begin{state_->spare_next};
   state_->spare_next += wanted + kPageSize;  // a page between, so that neighbours do not merge
@@ -333,7 +356,8 @@ Result<void> Visit::learn_descriptors() {
   const std::string limits = RELIVE_TRY(task::read_proc(task_->pid(), "limits"));
   const std::string_view name = "Max open files";
   const auto line = limits.find(name);
-  std::string_view rest = line == std::string::npos ? std::string_view{} : std::string_view(limits).substr(line + name.size());
+  std::string_view rest =
+      line == std::string::npos ? std::string_view{} : std::string_view(limits).substr(line + name.size());
   rest.remove_prefix(std::min(rest.find_first_not_of(' '), rest.size()));
   state_->descriptor_limit = number_or<int>(rest, 1024);
   state_->descriptors_known = true;
@@ -351,8 +375,10 @@ Result<RemoteFd> Visit::spare_descriptor() {
       if (!state_->taken.contains(number)) --left;
   }
   if (number >= state_->descriptor_limit)
-    return fail(ErrorKind::refused, fmt::format("task {} has no descriptor number left (limit {})", task_->pid().value, state_->descriptor_limit),
-                "raise RLIMIT_NOFILE of the task");
+    return fail(
+        ErrorKind::refused,
+        fmt::format("task {} has no descriptor number left (limit {})", task_->pid().value, state_->descriptor_limit),
+        "raise RLIMIT_NOFILE of the task");
   state_->taken.insert(number);
   return RemoteFd{number};
 }
@@ -362,7 +388,8 @@ Result<void> Visit::open_channel() {
   const RemoteFd spare = RELIVE_TRY(spare_descriptor());
   const ArenaPiece pair = RELIVE_TRY(arena().take(2 * sizeof(int)));
   RELIVE_TRY(record_undo("close the channel", SYS_close, {static_cast<std::uint64_t>(spare.value)}));
-  RELIVE_TRY(syscall("socketpair for passing descriptors", SYS_socketpair, {AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0, pair.there.value}));
+  RELIVE_TRY(syscall("socketpair for passing descriptors", SYS_socketpair,
+                     {AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0, pair.there.value}));
   int ends[2];
   std::memcpy(ends, pair.here, sizeof ends);
   auto borrowed = task_->borrow(RemoteFd{ends[1]});
@@ -395,7 +422,8 @@ Result<void> Visit::give(int fd, RemoteFd as) {
   header->cmsg_type = SCM_RIGHTS;
   header->cmsg_len = CMSG_LEN(sizeof(int));
   std::memcpy(CMSG_DATA(header), &fd, sizeof fd);
-  if (::sendmsg(state_->channel.get(), &message, MSG_NOSIGNAL) != 1) return fail_errno("sendmsg", "a descriptor to the task");
+  if (::sendmsg(state_->channel.get(), &message, MSG_NOSIGNAL) != 1)
+    return fail_errno("sendmsg", "a descriptor to the task");
 
   const ArenaPiece remote_room = RELIVE_TRY(arena().take(sizeof room));
   const ArenaPiece remote_byte = RELIVE_TRY(arena().take(8));
@@ -412,9 +440,12 @@ Result<void> Visit::give(int fd, RemoteFd as) {
   while (state_->open.contains(lowest)) ++lowest;
   const auto from = static_cast<std::uint64_t>(lowest);
   Program receive;
-  receive.syscall("receive a descriptor", SYS_recvmsg, {static_cast<std::uint64_t>(state_->remote_channel), message_address.value, MSG_CMSG_CLOEXEC | MSG_DONTWAIT});
+  receive.syscall(
+      "receive a descriptor", SYS_recvmsg,
+      {static_cast<std::uint64_t>(state_->remote_channel), message_address.value, MSG_CMSG_CLOEXEC | MSG_DONTWAIT});
   if (lowest != as.value) {
-    receive.syscall(fmt::format("dup3 {} -> {}", lowest, as.value), SYS_dup3, {from, static_cast<std::uint64_t>(as.value), O_CLOEXEC});
+    receive.syscall(fmt::format("dup3 {} -> {}", lowest, as.value), SYS_dup3,
+                    {from, static_cast<std::uint64_t>(as.value), O_CLOEXEC});
     receive.syscall(fmt::format("close {}", lowest), SYS_close, {from});
   }
   RELIVE_TRY(run(receive));
@@ -423,8 +454,11 @@ Result<void> Visit::give(int fd, RemoteFd as) {
 }
 
 Result<void> Visit::create_thread(Tid tid, std::uint64_t fs_base, TaskAddress clear_child_tid) {
-  if (RELIVE_TRY(task::read_proc_link(task_->pid(), "ns/pid")) != RELIVE_TRY(task::read_proc_link(model::Pid{::getpid()}, "ns/pid")))
-    return fail(ErrorKind::unsupported, fmt::format("thread {} would have to be made in another pid namespace", tid.value), "run relive inside the task's pid namespace");
+  if (RELIVE_TRY(task::read_proc_link(task_->pid(), "ns/pid")) !=
+      RELIVE_TRY(task::read_proc_link(model::Pid{::getpid()}, "ns/pid")))
+    return fail(ErrorKind::unsupported,
+                fmt::format("thread {} would have to be made in another pid namespace", tid.value),
+                "run relive inside the task's pid namespace");
   const auto block = RELIVE_TRY(make_block<State::Block>(arena(), tid, kThreadStack, TaskAddress{0}));
   clone_args arguments{};
   arguments.flags = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM | CLONE_SETTLS;
@@ -439,7 +473,8 @@ Result<void> Visit::create_thread(Tid tid, std::uint64_t fs_base, TaskAddress cl
     const TaskAddress arguments_address = RELIVE_TRY(arena().put_value(arguments));
     Program program;
     program.add(fmt::format("make thread {}", tid.value), wire::Kind::create_thread,
-                {block.piece.there.value, arguments_address.value, arena().control_address().value}, Program::OnError::go_on);
+                {block.piece.there.value, arguments_address.value, arena().control_address().value},
+                Program::OnError::go_on);
     RELIVE_TRY(run(program));
     const std::int64_t result = program.result(0);
     if (result == tid.value) {
@@ -451,9 +486,11 @@ Result<void> Visit::create_thread(Tid tid, std::uint64_t fs_base, TaskAddress cl
       if (::ptrace(PTRACE_CONT, other.value, nullptr, nullptr) == 0) RELIVE_TRY(task_->wait_gone(other));
       block.value().gone = 0;
     } else if (result == -EEXIST) {
-      return fail(ErrorKind::refused, fmt::format("thread id {} is taken by another task now", tid.value), "end that task, or take a new snapshot");
+      return fail(ErrorKind::refused, fmt::format("thread id {} is taken by another task now", tid.value),
+                  "end that task, or take a new snapshot");
     } else if (result != -EPERM || arguments.set_tid_size == 0) {
-      return fail_errno(fmt::format("clone3 for thread {}", tid.value), fmt::format("inside task {}", task_->pid().value), static_cast<int>(-result));
+      return fail_errno(fmt::format("clone3 for thread {}", tid.value),
+                        fmt::format("inside task {}", task_->pid().value), static_cast<int>(-result));
     }
     // Without CAP_CHECKPOINT_RESTORE in the task: say which id was the last, then make any.
     arguments.set_tid_size = 0;
@@ -461,10 +498,12 @@ Result<void> Visit::create_thread(Tid tid, std::uint64_t fs_base, TaskAddress cl
     const UniqueFd last(::open("/proc/sys/kernel/ns_last_pid", O_WRONLY | O_CLOEXEC));
     const std::string text = std::to_string(tid.value - 1);
     if (!last || ::write(last.get(), text.data(), text.size()) != static_cast<ssize_t>(text.size()))
-      return fail(ErrorKind::refused, fmt::format("thread {} has ended and its id may not be chosen again", tid.value),
-                  "needs CAP_CHECKPOINT_RESTORE in the task (setcap, or run it as root), or the right to write ns_last_pid");
+      return fail(
+          ErrorKind::refused, fmt::format("thread {} has ended and its id may not be chosen again", tid.value),
+          "needs CAP_CHECKPOINT_RESTORE in the task (setcap, or run it as root), or the right to write ns_last_pid");
   }
-  return fail(ErrorKind::refused, fmt::format("thread id {} could not be had again in 16 tries", tid.value), "try again on a quieter machine");
+  return fail(ErrorKind::refused, fmt::format("thread id {} could not be had again in 16 tries", tid.value),
+              "try again on a quieter machine");
 }
 
 Result<void> Visit::commit(Program& program, std::vector<ThreadGoal>& goals) {
@@ -473,7 +512,9 @@ Result<void> Visit::commit(Program& program, std::vector<ThreadGoal>& goals) {
     const task::FrozenThread* thread = task_->find(goal.tid);
     if (thread == nullptr) return fail(ErrorKind::system, fmt::format("no thread {} to commit", goal.tid.value));
     if (!state_->blocks.contains(goal.tid))
-      state_->blocks.emplace(goal.tid, RELIVE_TRY(make_block<State::Block>(arena(), goal.tid, kThreadStack, RELIVE_TRY(original_frame(*task_, arena(), *thread)))));
+      state_->blocks.emplace(
+          goal.tid, RELIVE_TRY(make_block<State::Block>(arena(), goal.tid, kThreadStack,
+                                                        RELIVE_TRY(original_frame(*task_, arena(), *thread)))));
     wire::ThreadBlock& block = state_->blocks.at(goal.tid).value();
     block.wanted_frame = goal.surplus ? 0 : RELIVE_TRY(put_frame(arena(), goal.wanted)).value;
     RELIVE_TRY(put_program(arena(), goal.program, block.program));
@@ -494,7 +535,8 @@ Result<void> Visit::commit(Program& program, std::vector<ThreadGoal>& goals) {
     return last;
   }
 
-  __atomic_store_n(reinterpret_cast<std::uint32_t*>(&control.phase), static_cast<std::uint32_t>(wire::Phase::commit), __ATOMIC_RELEASE);
+  __atomic_store_n(reinterpret_cast<std::uint32_t*>(&control.phase), static_cast<std::uint32_t>(wire::Phase::commit),
+                   __ATOMIC_RELEASE);
   state_->committed = true;
   [[maybe_unused]] const auto counted = fault_point("commit: decided");
   for (const ThreadGoal& goal : goals) {
@@ -504,7 +546,8 @@ Result<void> Visit::commit(Program& program, std::vector<ThreadGoal>& goals) {
   [[maybe_unused]] const auto counted_again = fault_point("commit: surplus threads ended");
   const TaskAddress commit_address = arena().control_address() + offsetof(wire::Control, commit);
   auto outcome = run_at(driver_, commit_address, control.commit);
-  if (outcome) outcome = take_results(arena(), control.commit, program, fmt::format("inside task {}", task_->pid().value));
+  if (outcome)
+    outcome = take_results(arena(), control.commit, program, fmt::format("inside task {}", task_->pid().value));
   if (!outcome) {
     state_->broken = true;
     control.phase = wire::Phase::broken;
@@ -516,7 +559,8 @@ Result<void> Visit::commit(Program& program, std::vector<ThreadGoal>& goals) {
 
 Result<void> Visit::park(const task::FrozenThread& thread) {
   const State::Block& block = state_->blocks.at(thread.tid);
-  RELIVE_TRY(task_->set_registers(thread.tid, enter(thread.registers, state_->code + wire::kLeaveEntry, arena().control_address(), block.piece.there, block.stack_top)));
+  RELIVE_TRY(task_->set_registers(thread.tid, enter(thread.registers, state_->code + wire::kLeaveEntry,
+                                                    arena().control_address(), block.piece.there, block.stack_top)));
   return task_->set_signal_mask(thread.tid, ~0ULL);
 }
 
@@ -531,13 +575,16 @@ void Visit::control_end(Tid tid) {
   if (!piece || !put_program(arena(), end, *reinterpret_cast<wire::Program*>(piece->here))) return;
   const task::FrozenThread* thread = task_->find(tid);
   if (thread == nullptr) return;
-  user_regs_struct registers = enter(thread->registers, state_->code + wire::kRunEntry, arena().control_address(), block.piece.there, block.stack_top);
+  user_regs_struct registers = enter(thread->registers, state_->code + wire::kRunEntry, arena().control_address(),
+                                     block.piece.there, block.stack_top);
   registers.rdi = piece->there.value;
   if (!task_->set_registers(tid, registers)) return;
-  if (::ptrace(PTRACE_CONT, tid.value, nullptr, nullptr) == 0) [[maybe_unused]] const auto gone = task_->wait_gone(tid);
+  if (::ptrace(PTRACE_CONT, tid.value, nullptr, nullptr) == 0) [[maybe_unused]]
+    const auto gone = task_->wait_gone(tid);
 }
 
-// Lets a thread of a task that job control has stopped go to its frame under our hand: detached, it stays stopped there.
+// Lets a thread of a task that job control has stopped go to its frame under our hand: detached, it stays stopped
+// there.
 Result<void> Visit::run_to_goal(Tid tid) {
   constexpr std::uint64_t kSigreturn = 15;
   for (;;) {
@@ -562,19 +609,23 @@ Result<void> Visit::depart() {
     task_->resume();
     return {};
   }
-  __atomic_store_n(reinterpret_cast<std::uint32_t*>(&control.phase), static_cast<std::uint32_t>(wire::Phase::done), __ATOMIC_RELEASE);
+  __atomic_store_n(reinterpret_cast<std::uint32_t*>(&control.phase), static_cast<std::uint32_t>(wire::Phase::done),
+                   __ATOMIC_RELEASE);
   std::vector<const State::Block*> waiting;
   for (const task::FrozenThread& thread : task_->threads()) waiting.push_back(&state_->blocks.at(thread.tid));
   for (const task::FrozenThread& thread : std::vector(task_->threads().begin(), task_->threads().end()))
     if (thread.job_stopped) RELIVE_TRY(run_to_goal(thread.tid));
   task_->resume();
   const auto all_gone = [&] {
-    return std::ranges::all_of(waiting, [](const State::Block* block) { return __atomic_load_n(&block->value().gone, __ATOMIC_ACQUIRE) != 0; });
+    return std::ranges::all_of(waiting, [](const State::Block* block) {
+      return __atomic_load_n(&block->value().gone, __ATOMIC_ACQUIRE) != 0;
+    });
   };
   const std::int64_t deadline = now_ns() + 2'000'000'000;
   for (unsigned tries = 0; !all_gone(); ++tries) {
     if (now_ns() > deadline) break;  // starved: it goes when it runs
-    if (tries < 200) ::sched_yield();
+    if (tries < 200)
+      ::sched_yield();
     else {
       const timespec pause{.tv_sec = 0, .tv_nsec = 100'000};
       ::nanosleep(&pause, nullptr);
@@ -583,7 +634,8 @@ Result<void> Visit::depart() {
       for (const State::Block* block : waiting) {
         if (block->value().program.failed < 0) continue;
         state_->broken = true;
-        return fail(ErrorKind::system, fmt::format("thread {} could not take its last step (operation {})", block->value().tid, block->value().program.failed));
+        return fail(ErrorKind::system, fmt::format("thread {} could not take its last step (operation {})",
+                                                   block->value().tid, block->value().program.failed));
       }
       if (task::status_field(*state, "State").starts_with("T")) break;
     }

@@ -6,8 +6,8 @@
 // The parasite runs programs. A program is an array of operations, carried out in order; it ends in a breakpoint, at
 // which the keeper gets the thread back. Between two programs the thread stands behind that breakpoint; if the keeper
 // dies, the kernel detaches and the thread runs on into leave(), which brings the task to where Control::phase says:
-// back (undo program, original frames) or forward (commit program, wanted frames). So no death of the keeper can leave a
-// task half rolled back (docs/failure-model.md).
+// back (undo program, original frames) or forward (commit program, wanted frames). So no death of the keeper can leave
+// a task half rolled back (docs/failure-model.md).
 #pragma once
 
 #include <cstdint>
@@ -15,15 +15,17 @@
 namespace relive::wire {
 
 enum class Kind : std::uint32_t {
-  syscall = 0,         // result = syscall(number, arg[0..5])
-  copy_runs = 1,       // arg[0]: array of CopyRun, arg[1]: how many
-  compare_runs = 2,    // arg[0]: array of CompareRun, arg[1]: count, arg[2]: bitmap out (bit set = page differs), result = differing pages
-  save_bytes = 3,      // copy arg[2] bytes from arg[1] to arg[0] (both in the task)
-  fill_zero = 4,       // zero arg[1] bytes at arg[0]
-  take_signals = 5,    // consume pending signals: rt_sigtimedwait until EAGAIN, at most arg[0] (0: all); the thread's own
-                       // come first, then the task's; result = how many
-  create_thread = 6,   // arg[0]: address of a ThreadBlock, arg[1]: its clone_args (clone3(2)), arg[2]: Control; result = tid or -errno
-  drain = 7,           // read fd arg[0] (non-blocking) into the scratch page arg[1] of arg[2] bytes until EAGAIN/EOF
+  syscall = 0,       // result = syscall(number, arg[0..5])
+  copy_runs = 1,     // arg[0]: array of CopyRun, arg[1]: how many
+  compare_runs = 2,  // arg[0]: array of CompareRun, arg[1]: count, arg[2]: bitmap out (bit set = page differs), result
+                     // = differing pages
+  save_bytes = 3,    // copy arg[2] bytes from arg[1] to arg[0] (both in the task)
+  fill_zero = 4,     // zero arg[1] bytes at arg[0]
+  take_signals = 5,  // consume pending signals: rt_sigtimedwait until EAGAIN, at most arg[0] (0: all); the thread's own
+                     // come first, then the task's; result = how many
+  create_thread = 6,  // arg[0]: address of a ThreadBlock, arg[1]: its clone_args (clone3(2)), arg[2]: Control; result =
+                      // tid or -errno
+  drain = 7,          // read fd arg[0] (non-blocking) into the scratch page arg[1] of arg[2] bytes until EAGAIN/EOF
 };
 
 enum Flags : std::uint32_t {
@@ -42,8 +44,8 @@ struct Operation {
 struct Program {
   std::uint64_t operations;  // address of an array of Operation
   std::uint32_t count;
-  std::uint32_t done;    // operations carried out
-  std::int32_t failed;   // index of the operation that ended the program, or -1
+  std::uint32_t done;   // operations carried out
+  std::int32_t failed;  // index of the operation that ended the program, or -1
   std::uint32_t unused;
 };
 
@@ -75,8 +77,8 @@ struct ThreadBlock {
   Program program;               // what it must do in its own context before it goes to its wanted frame
   std::uint64_t stack_top;       // 16-byte aligned; the parasite's stack for this thread
   std::int32_t tid;
-  std::uint32_t driver;          // 1: runs undo and commit programs for the task
-  std::uint32_t gone;            // set to 1 right before the thread leaves for a frame or ends
+  std::uint32_t driver;  // 1: runs undo and commit programs for the task
+  std::uint32_t gone;    // set to 1 right before the thread leaves for a frame or ends
   std::uint32_t unused;
 };
 
@@ -89,15 +91,16 @@ struct Control {
   std::uint32_t unused;
   Program undo;    // carried out from its last operation to its first
   Program commit;  // carried out by the driver
-  std::uint64_t saved_trap_action[4];  // the task's own SIGTRAP action (kernel layout) while relive's stands in its place
+  std::uint64_t
+      saved_trap_action[4];  // the task's own SIGTRAP action (kernel layout) while relive's stands in its place
 };
 
 // The code begins with this table; offsets in bytes from the start of the parasite's code.
-inline constexpr std::uint64_t kRunEntry = 0;       // rbx: Control, rbp: ThreadBlock, rdi: Program; ends in the breakpoint
-inline constexpr std::uint64_t kLeaveEntry = 16;    // rbx: Control, rbp: ThreadBlock
-inline constexpr std::uint64_t kTrapEntry = 32;     // signal handler
-inline constexpr std::uint64_t kRestorerEntry = 48; // sa_restorer of the handler; never reached
-inline constexpr std::uint64_t kSyscallEntry = 64;  // a system call instruction, then leave
+inline constexpr std::uint64_t kRunEntry = 0;  // rbx: Control, rbp: ThreadBlock, rdi: Program; ends in the breakpoint
+inline constexpr std::uint64_t kLeaveEntry = 16;     // rbx: Control, rbp: ThreadBlock
+inline constexpr std::uint64_t kTrapEntry = 32;      // signal handler
+inline constexpr std::uint64_t kRestorerEntry = 48;  // sa_restorer of the handler; never reached
+inline constexpr std::uint64_t kSyscallEntry = 64;   // a system call instruction, then leave
 
 inline constexpr std::uint64_t kCodeBytes = 64 << 10;  // room for the code; the arena follows it
 

@@ -28,7 +28,7 @@ struct SnapshotInfo {
   std::uint64_t tasks = 1;
   std::uint64_t threads = 0;
   std::uint64_t mappings = 0;
-  std::uint64_t pages = 0;        // pages with contents of their own
+  std::uint64_t pages = 0;  // pages with contents of their own
   std::uint64_t descriptors = 0;
   std::string tracker;
   std::string command;  // comm of the task
@@ -52,9 +52,9 @@ struct RollbackReport {
   std::string tracker;
   std::vector<Stage> stages;
   std::vector<std::string> notes;
-  std::vector<diff::Refusal> refusals;   // why untouched
-  std::optional<Error> error;            // what failed, if not a refusal
-  std::vector<std::string> plan;         // --dry-run: the operations as text
+  std::vector<diff::Refusal> refusals;  // why untouched
+  std::optional<Error> error;           // what failed, if not a refusal
+  std::vector<std::string> plan;        // --dry-run: the operations as text
   std::uint64_t faults_passed = 0;
 };
 

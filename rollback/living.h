@@ -16,7 +16,8 @@ namespace relive::rollback {
 
 // Reads the visited task. With a snapshot's task and holds, descriptors say which of the snapshot's files still live.
 // ErrorKind::refused, by name, for what no family can describe.
-Result<model::Task> read_task(parasite::Visit& visit, const model::Task* snapshot, const capture::Holds* holds, capture::Depth depth, Stopwatch& stopwatch);
+Result<model::Task> read_task(parasite::Visit& visit, const model::Task* snapshot, const capture::Holds* holds,
+                              capture::Depth depth, Stopwatch& stopwatch);
 
 // Tasks other than this one that the visited task would drag along: its children, and whoever shares its memory.
 // ErrorKind::refused, by name: this release rolls back one process.

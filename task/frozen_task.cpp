@@ -81,18 +81,21 @@ Result<void> check_target(Pid pid) {
   auto read = read_proc(pid, "status");
   if (!read) {
     if (read.error().kind == ErrorKind::task_died)
-      return fail(ErrorKind::not_found, fmt::format("no process {}", pid.value), "`relive list` names the tasks that have snapshots");
+      return fail(ErrorKind::not_found, fmt::format("no process {}", pid.value),
+                  "`relive list` names the tasks that have snapshots");
     return std::unexpected(std::move(read).error());
   }
   const std::string& status = *read;
   const auto group = RELIVE_TRY(to_number<pid_t>(status_field(status, "Tgid"), "Tgid"));
   if (group != pid.value)
-    return fail(ErrorKind::refused, fmt::format("{} is a thread of task {}", pid.value, group), fmt::format("name the task: {}", group));
+    return fail(ErrorKind::refused, fmt::format("{} is a thread of task {}", pid.value, group),
+                fmt::format("name the task: {}", group));
   const bool zombie = status_field(status, "State").starts_with("Z") || status_field(status, "State").starts_with("X");
   if (status_field(status, "Kthread") == "1" || (!zombie && status_field(status, "VmSize").empty()))
     return fail(ErrorKind::refused, fmt::format("task {} ({}) is a kernel thread", pid.value, command_of(pid.value)));
   if (zombie && status_field(status, "Threads") == "1")
-    return fail(ErrorKind::refused, fmt::format("task {} ({}) is a zombie: it has ended and waits for its parent", pid.value, command_of(pid.value)));
+    return fail(ErrorKind::refused, fmt::format("task {} ({}) is a zombie: it has ended and waits for its parent",
+                                                pid.value, command_of(pid.value)));
   const auto tracer = RELIVE_TRY(to_number<pid_t>(status_field(status, "TracerPid"), "TracerPid"));
   if (tracer != 0)
     return fail(ErrorKind::busy, fmt::format("task {} is traced by {} ({})", pid.value, tracer, command_of(tracer)),
@@ -112,7 +115,8 @@ Result<user_regs_struct> get_registers(Tid tid) {
   iovec vector{.iov_base = &registers, .iov_len = sizeof registers};
   if (trace(PTRACE_GETREGSET, tid, reinterpret_cast<void*>(NT_PRSTATUS), &vector) != 0)
     return fail_errno("PTRACE_GETREGSET NT_PRSTATUS", name_of(tid));
-  if (vector.iov_len != sizeof registers) return fail(ErrorKind::unsupported, fmt::format("{} runs 32-bit code", name_of(tid)));
+  if (vector.iov_len != sizeof registers)
+    return fail(ErrorKind::unsupported, fmt::format("{} runs 32-bit code", name_of(tid)));
   return registers;
 }
 
@@ -124,13 +128,17 @@ Result<bool> seize(Pid pid, Tid tid, bool suspend_seccomp) {
   const int error_number = errno;
   if (error_number == ESRCH || ended(pid, tid)) return false;
   const auto status = read_proc(pid, fmt::format("task/{}/status", tid.value));
-  if (status && status_field(*status, "TracerPid") == std::to_string(::getpid())) return true;  // attached as it was born
+  if (status && status_field(*status, "TracerPid") == std::to_string(::getpid()))
+    return true;  // attached as it was born
   if (suspend_seccomp)
-    return fail(ErrorKind::refused, fmt::format("task {} has a seccomp filter, which relive may not suspend", pid.value),
+    return fail(ErrorKind::refused,
+                fmt::format("task {} has a seccomp filter, which relive may not suspend", pid.value),
                 "CAP_SYS_ADMIN is needed for PTRACE_O_SUSPEND_SECCOMP");
   auto error = fail_errno("PTRACE_SEIZE", name_of(tid), error_number);
   if (error.error().kind == ErrorKind::permission)
-    error.error().hint = "relive works on your own tasks; for another user's, CAP_SYS_PTRACE is needed (and see kernel.yama.ptrace_scope)";
+    error.error().hint =
+        "relive works on your own tasks; for another user's, CAP_SYS_PTRACE is needed (and see "
+        "kernel.yama.ptrace_scope)";
   return error;
 }
 
@@ -151,7 +159,8 @@ bool signal_deliverable(Pid pid, Tid tid) {
 Result<void> reissue_broken_off_call(Pid pid, FrozenThread& thread) {
   constexpr std::uint64_t kClose = 3, kConnect = 42;
   user_regs_struct& registers = thread.registers;
-  if (static_cast<std::int64_t>(registers.rax) != -EINTR || static_cast<std::int64_t>(registers.orig_rax) < 0) return {};
+  if (static_cast<std::int64_t>(registers.rax) != -EINTR || static_cast<std::int64_t>(registers.orig_rax) < 0)
+    return {};
   if (registers.orig_rax == kClose || registers.orig_rax == kConnect || signal_deliverable(pid, thread.tid)) return {};
   registers.rax = registers.orig_rax;
   registers.orig_rax = ~0ULL;
@@ -176,7 +185,8 @@ Result<Arrival> wait_for_trap(Tid tid, std::uint64_t deadline_ns) {
       if (status >> 16 == kEventStop) return WSTOPSIG(status) == SIGTRAP ? Arrival::trapped : Arrival::job_stopped;
       // A signal or an event came first: let it happen; the interrupt is still to come.
       const int signal = status >> 16 == 0 ? WSTOPSIG(status) : 0;
-      if (trace(PTRACE_CONT, tid, nullptr, reinterpret_cast<void*>(static_cast<std::uintptr_t>(signal))) != 0 && errno != ESRCH)
+      if (trace(PTRACE_CONT, tid, nullptr, reinterpret_cast<void*>(static_cast<std::uintptr_t>(signal))) != 0 &&
+          errno != ESRCH)
         return fail_errno("PTRACE_CONT", name_of(tid));
       continue;
     }
@@ -185,7 +195,8 @@ Result<Arrival> wait_for_trap(Tid tid, std::uint64_t deadline_ns) {
       continue;
     }
     if (now_ns() > deadline_ns)
-      return fail(ErrorKind::refused, fmt::format("{} does not stop: it waits in the kernel for a vfork child or a device", name_of(tid)),
+      return fail(ErrorKind::refused,
+                  fmt::format("{} does not stop: it waits in the kernel for a vfork child or a device", name_of(tid)),
                   "try again when it has come back");
     const timespec pause{.tv_sec = 0, .tv_nsec = 50'000};
     ::nanosleep(&pause, nullptr);
@@ -230,21 +241,26 @@ Result<FrozenTask> FrozenTask::freeze(Pid pid, int patience_ms) {
       thread.tid = tid;
       task.threads_.push_back(thread);
       fresh.push_back(thread);
-      if (trace(PTRACE_INTERRUPT, tid, nullptr, nullptr) != 0 && errno != ESRCH) return fail_errno("PTRACE_INTERRUPT", name_of(tid));
+      if (trace(PTRACE_INTERRUPT, tid, nullptr, nullptr) != 0 && errno != ESRCH)
+        return fail_errno("PTRACE_INTERRUPT", name_of(tid));
     }
     if (fresh.empty()) break;
     for (const FrozenThread& thread : fresh) {
       const Arrival arrival = RELIVE_TRY(wait_for_trap(thread.tid, deadline));
-      if (arrival == Arrival::ended) std::erase_if(task.threads_, [&](const FrozenThread& other) { return other.tid == thread.tid; });
+      if (arrival == Arrival::ended)
+        std::erase_if(task.threads_, [&](const FrozenThread& other) { return other.tid == thread.tid; });
       if (arrival == Arrival::job_stopped) task.find(thread.tid)->job_stopped = true;
     }
   }
-  if (task.threads_.empty()) return fail(ErrorKind::task_died, fmt::format("task {} ended while it was being stopped", pid.value));
+  if (task.threads_.empty())
+    return fail(ErrorKind::task_died, fmt::format("task {} ended while it was being stopped", pid.value));
   std::ranges::sort(task.threads_, {}, &FrozenThread::tid);
-  std::ranges::stable_partition(task.threads_, [&](const FrozenThread& thread) { return thread.tid.value == pid.value; });
+  std::ranges::stable_partition(task.threads_,
+                                [&](const FrozenThread& thread) { return thread.tid.value == pid.value; });
   for (FrozenThread& thread : task.threads_) {
     thread.registers = RELIVE_TRY(get_registers(thread.tid));
-    if (trace(PTRACE_GETSIGMASK, thread.tid, reinterpret_cast<void*>(sizeof thread.signal_mask), &thread.signal_mask) != 0)
+    if (trace(PTRACE_GETSIGMASK, thread.tid, reinterpret_cast<void*>(sizeof thread.signal_mask), &thread.signal_mask) !=
+        0)
       return fail_errno("PTRACE_GETSIGMASK", name_of(thread.tid));
     RELIVE_TRY(reissue_broken_off_call(pid, thread));
   }
@@ -293,12 +309,16 @@ Result<void> FrozenTask::read(model::TaskAddress from, std::span<std::byte> into
   const iovec there{.iov_base = reinterpret_cast<void*>(from.value), .iov_len = into.size()};
   if (::process_vm_readv(pid_.value, &here, 1, &there, 1, 0) == static_cast<ssize_t>(into.size())) return {};
   // Memory that the task itself may not read: /proc/PID/mem reaches it (FOLL_FORCE).
-  if (::pread(memory_.get(), into.data(), into.size(), static_cast<off_t>(from.value)) == static_cast<ssize_t>(into.size())) return {};
+  if (::pread(memory_.get(), into.data(), into.size(), static_cast<off_t>(from.value)) ==
+      static_cast<ssize_t>(into.size()))
+    return {};
   return fail_errno("read", fmt::format("{} bytes at {:#x} of task {}", into.size(), from.value, pid_.value));
 }
 
 Result<void> FrozenTask::write(model::TaskAddress to, std::span<const std::byte> bytes) const {
-  if (::pwrite(memory_.get(), bytes.data(), bytes.size(), static_cast<off_t>(to.value)) == static_cast<ssize_t>(bytes.size())) return {};
+  if (::pwrite(memory_.get(), bytes.data(), bytes.size(), static_cast<off_t>(to.value)) ==
+      static_cast<ssize_t>(bytes.size()))
+    return {};
   return fail_errno("write", fmt::format("{} bytes at {:#x} of task {}", bytes.size(), to.value, pid_.value));
 }
 
@@ -344,7 +364,8 @@ Result<void> FrozenTask::set_xstate(Tid tid, std::span<const std::byte> xstate) 
 }
 
 Result<void> FrozenTask::set_signal_mask(Tid tid, std::uint64_t mask) const {
-  if (trace(PTRACE_SETSIGMASK, tid, reinterpret_cast<void*>(sizeof mask), &mask) != 0) return fail_errno("PTRACE_SETSIGMASK", name_of(tid));
+  if (trace(PTRACE_SETSIGMASK, tid, reinterpret_cast<void*>(sizeof mask), &mask) != 0)
+    return fail_errno("PTRACE_SETSIGMASK", name_of(tid));
   return {};
 }
 
@@ -368,7 +389,8 @@ Result<void> FrozenTask::wait_gone(Tid tid) {
     const pid_t got = ::waitpid(tid.value, &status, __WALL);
     if (got < 0 && errno == EINTR) continue;
     if (got < 0 || WIFEXITED(status) || WIFSIGNALED(status)) break;
-    if (trace(PTRACE_CONT, tid, nullptr, nullptr) != 0 && errno != ESRCH) return fail_errno("PTRACE_CONT", name_of(tid));
+    if (trace(PTRACE_CONT, tid, nullptr, nullptr) != 0 && errno != ESRCH)
+      return fail_errno("PTRACE_CONT", name_of(tid));
   }
   std::erase_if(threads_, [&](const FrozenThread& thread) { return thread.tid == tid; });
   return {};

@@ -18,12 +18,12 @@ namespace relive::task {
 struct FrozenThread {
   model::Tid tid;
   // As the kernel stopped it, but for one thing: a call that our interrupt broke off with EINTR (epoll_wait, semop,
-  // sigtimedwait, sockets with a time-out: signal(7)) is issued again. A program must not see an error it could not have
-  // seen. Never altered while frozen.
+  // sigtimedwait, sockets with a time-out: signal(7)) is issued again. A program must not see an error it could not
+  // have seen. Never altered while frozen.
   user_regs_struct registers{};
   std::uint64_t signal_mask = 0;
   bool job_stopped = false;  // the task was stopped by SIGSTOP, SIGTSTP ... before; it stays so
-  bool born_here = false;  // made by relive while frozen: it ends if the task is let go before commit
+  bool born_here = false;    // made by relive while frozen: it ends if the task is let go before commit
 };
 
 // Seizes and interrupts every thread until no new one appears. The destructor lets the task go on as it was.
@@ -84,9 +84,9 @@ class FrozenTask {
   bool frozen_ = false;
 };
 
-// A thread that does not stop in time (a vfork parent, an uninterruptible sleep) stays seized when freeze() gives up: the
-// kernel lets go of it only where it stops. Detaches those that have stopped by now; returns how many are still to come.
-// A keeper calls it from its loop until it answers 0. REQUIRES: the OS thread that called freeze().
+// A thread that does not stop in time (a vfork parent, an uninterruptible sleep) stays seized when freeze() gives up:
+// the kernel lets go of it only where it stops. Detaches those that have stopped by now; returns how many are still to
+// come. A keeper calls it from its loop until it answers 0. REQUIRES: the OS thread that called freeze().
 std::size_t release_lingering();
 
 }  // namespace relive::task

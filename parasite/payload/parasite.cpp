@@ -1,5 +1,5 @@
-// The parasite: relive's code inside a task. Freestanding, position independent, no library, no writable data, no use of
-// floating point registers. It knows nothing but wire.h.
+// The parasite: relive's code inside a task. Freestanding, position independent, no library, no writable data, no use
+// of floating point registers. It knows nothing but wire.h.
 #include "parasite/wire.h"
 
 using relive::wire::CompareRun;
@@ -34,12 +34,16 @@ constexpr int kTrap = 5;
 constexpr unsigned long kStop = 19;
 constexpr unsigned long kPage = 4096;
 
-inline long call(long number, unsigned long a, unsigned long b, unsigned long c, unsigned long d, unsigned long e, unsigned long f) {
+inline long call(long number, unsigned long a, unsigned long b, unsigned long c, unsigned long d, unsigned long e,
+                 unsigned long f) {
   long result;
   register unsigned long r10 asm("r10") = d;
   register unsigned long r8 asm("r8") = e;
   register unsigned long r9 asm("r9") = f;
-  asm volatile("syscall" : "=a"(result) : "a"(number), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8), "r"(r9) : "rcx", "r11", "memory");
+  asm volatile("syscall"
+               : "=a"(result)
+               : "a"(number), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8), "r"(r9)
+               : "rcx", "r11", "memory");
   return result;
 }
 
@@ -55,8 +59,9 @@ bool page_differs(unsigned long living, unsigned long stored) {
   const auto* a = reinterpret_cast<const volatile unsigned long*>(living);
   const auto* b = reinterpret_cast<const volatile unsigned long*>(stored);
   for (unsigned i = 0; i < kPage / sizeof(unsigned long); i += 4) {
-    const unsigned long difference = stored == 0 ? (a[i] | a[i + 1] | a[i + 2] | a[i + 3])
-                                                 : ((a[i] ^ b[i]) | (a[i + 1] ^ b[i + 1]) | (a[i + 2] ^ b[i + 2]) | (a[i + 3] ^ b[i + 3]));
+    const unsigned long difference =
+        stored == 0 ? (a[i] | a[i + 1] | a[i + 2] | a[i + 3])
+                    : ((a[i] ^ b[i]) | (a[i + 1] ^ b[i + 1]) | (a[i + 2] ^ b[i + 2]) | (a[i + 3] ^ b[i + 3]));
     if (difference != 0) return true;
   }
   return false;
@@ -82,7 +87,8 @@ long take_signals(unsigned long at_most) {
   long taken = 0;
   for (;;) {
     if (at_most != 0 && static_cast<unsigned long>(taken) == at_most) return taken;
-    const long result = call(kRtSigtimedwait, reinterpret_cast<unsigned long>(&all), 0, reinterpret_cast<unsigned long>(&no_time), 8, 0, 0);
+    const long result = call(kRtSigtimedwait, reinterpret_cast<unsigned long>(&all), 0,
+                             reinterpret_cast<unsigned long>(&no_time), 8, 0, 0);
     if (result == kAgain) return taken;
     if (result < 0 && result != kInterrupted) return result;
     if (result > 0) ++taken;
@@ -112,7 +118,8 @@ void carry_out(Operation& operation) {
       return;
     }
     case Kind::compare_runs:
-      operation.result = compare_runs(reinterpret_cast<const CompareRun*>(arg[0]), arg[1], reinterpret_cast<unsigned char*>(arg[2]));
+      operation.result =
+          compare_runs(reinterpret_cast<const CompareRun*>(arg[0]), arg[1], reinterpret_cast<unsigned char*>(arg[2]));
       return;
     case Kind::save_bytes:
       copy_bytes(arg[0], arg[1], arg[2]);
@@ -163,11 +170,14 @@ void give_trap_action_back(Control* control) {
   payload_sigreturn(reinterpret_cast<void*>(frame));
 }
 
-Phase phase_of(Control* control) { return static_cast<Phase>(__atomic_load_n(reinterpret_cast<unsigned*>(&control->phase), __ATOMIC_ACQUIRE)); }
+Phase phase_of(Control* control) {
+  return static_cast<Phase>(__atomic_load_n(reinterpret_cast<unsigned*>(&control->phase), __ATOMIC_ACQUIRE));
+}
 
 // The kernel has broken the commit off: the task is stopped, and this thread never runs on.
 [[noreturn]] void stay(Control* control) {
-  __atomic_store_n(reinterpret_cast<unsigned*>(&control->phase), static_cast<unsigned>(Phase::broken), __ATOMIC_RELEASE);
+  __atomic_store_n(reinterpret_cast<unsigned*>(&control->phase), static_cast<unsigned>(Phase::broken),
+                   __ATOMIC_RELEASE);
   for (;;) call(kKill, static_cast<unsigned long>(call(kGetPid, 0, 0, 0, 0, 0, 0)), kStop, 0, 0, 0, 0);
 }
 
@@ -179,12 +189,14 @@ extern "C" void payload_run(Program* program) {
   while (program->done < program->count && program->failed < 0) {
     Operation& operation = operations[program->done];
     carry_out(operation);
-    if (operation.result < 0 && (operation.flags & relive::wire::kStopOnError) != 0) program->failed = static_cast<int>(program->done);
+    if (operation.result < 0 && (operation.flags & relive::wire::kStopOnError) != 0)
+      program->failed = static_cast<int>(program->done);
     program->done = program->done + 1;
   }
 }
 
-// Brings this thread to where the phase says. Reached by a thread that the keeper let go, or that it left behind by dying.
+// Brings this thread to where the phase says. Reached by a thread that the keeper let go, or that it left behind by
+// dying.
 extern "C" void payload_leave(Control* control, ThreadBlock* block) {
   if (phase_of(control) == Phase::prepare) {
     if (block->driver != 0) {
@@ -197,11 +209,13 @@ extern "C" void payload_leave(Control* control, ThreadBlock* block) {
     if (phase_of(control) == Phase::commit) payload_run(&control->commit);
     give_trap_action_back(control);
     if (control->commit.failed >= 0 || phase_of(control) == Phase::broken) stay(control);
-    __atomic_store_n(reinterpret_cast<unsigned*>(&control->phase), static_cast<unsigned>(Phase::done), __ATOMIC_RELEASE);
+    __atomic_store_n(reinterpret_cast<unsigned*>(&control->phase), static_cast<unsigned>(Phase::done),
+                     __ATOMIC_RELEASE);
     call(kFutex, reinterpret_cast<unsigned long>(&control->phase), 1 /* FUTEX_WAKE */, 0x7fffffff, 0, 0, 0);
   }
   for (Phase phase = phase_of(control); phase != Phase::done; phase = phase_of(control))
-    call(kFutex, reinterpret_cast<unsigned long>(&control->phase), 0 /* FUTEX_WAIT */, static_cast<unsigned long>(phase), 0, 0, 0);
+    call(kFutex, reinterpret_cast<unsigned long>(&control->phase), 0 /* FUTEX_WAIT */,
+         static_cast<unsigned long>(phase), 0, 0, 0);
   if (block->wanted_frame == 0) end_thread(block);
   if (block->program.operations != 0) payload_run(&block->program);
   if (block->program.failed >= 0) stay(control);

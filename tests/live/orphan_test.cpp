@@ -61,7 +61,9 @@ void visit_and_change(model::Pid pid) {
   const auto xstate = task->xstate(leader.tid).value();
   std::vector<parasite::ThreadGoal> goals(2);
   goals[0].tid = leader.tid;
-  goals[0].wanted = {.registers = parasite::reissue_system_call(leader.registers), .xstate = xstate, .signal_mask = leader.signal_mask};
+  goals[0].wanted = {.registers = parasite::reissue_system_call(leader.registers),
+                     .xstate = xstate,
+                     .signal_mask = leader.signal_mask};
   goals[1].tid = tid;
   goals[1].surplus = true;
   Program commit;

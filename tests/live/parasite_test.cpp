@@ -109,7 +109,9 @@ TEST(ParasiteTest, CommitBringsEveryThreadToItsGoal) {
   const auto xstate = task->xstate(leader.tid).value();
   std::vector<parasite::ThreadGoal> goals(1);
   goals[0].tid = leader.tid;
-  goals[0].wanted = {.registers = parasite::reissue_system_call(leader.registers), .xstate = xstate, .signal_mask = leader.signal_mask};
+  goals[0].wanted = {.registers = parasite::reissue_system_call(leader.registers),
+                     .xstate = xstate,
+                     .signal_mask = leader.signal_mask};
   const auto committed = visit->commit(program, goals);
   ASSERT_TRUE(committed.has_value()) << committed.error().text();
   ASSERT_TRUE(visit->depart().has_value());
