@@ -1,10 +1,15 @@
 // The parts of a rollback that need no process, measured alone.
 #include <benchmark/benchmark.h>
+#include <fmt/format.h>
 
 #include <cstdint>
+#include <string>
+#include <string_view>
 #include <vector>
 
 #include "bench/scattered.h"
+#include "capture/memory.h"
+#include "diff/memory.h"
 #include "tracking/page_map.h"
 
 namespace relive::bench {
@@ -50,6 +55,36 @@ void replace_scattered(benchmark::State& state) {
   }
 }
 BENCHMARK(replace_scattered)->Arg(1000)->Arg(10000)->Unit(benchmark::kMicrosecond);
+
+// A maps text of COUNT mappings, as a large program has them.
+std::string maps_text(std::int64_t count) {
+  std::string text;
+  for (std::int64_t i = 0; i < count; ++i) {
+    const std::uint64_t begin = kBase + static_cast<std::uint64_t>(i) * 16 * kPageSize;
+    const std::string_view rest =
+        i % 3 == 0 ? "r-xp 00001000 08:01 393449                     /usr/lib/x86_64-linux-gnu/libc.so.6"
+                   : "rw-p 00000000 00:00 0 ";
+    text += fmt::format("{:x}-{:x} {}\n", begin, begin + 8 * kPageSize, rest);
+  }
+  return text;
+}
+
+void parse_maps(benchmark::State& state) {
+  const auto text = maps_text(state.range(0));
+  for (auto _ : state) benchmark::DoNotOptimize(capture::parse_maps(text));
+}
+BENCHMARK(parse_maps)->Arg(100)->Arg(1000)->Unit(benchmark::kMicrosecond);
+
+// Every tenth of COUNT mappings is gone since the snapshot.
+void plan_memory(benchmark::State& state) {
+  model::Memory wanted;
+  wanted.mappings = capture::parse_maps(maps_text(state.range(0))).value();
+  model::Memory living = wanted;
+  std::erase_if(living.mappings,
+                [](const model::Mapping& mapping) { return mapping.range.begin / kPageSize / 16 % 10 == 0; });
+  for (auto _ : state) benchmark::DoNotOptimize(diff::plan_memory(wanted, living));
+}
+BENCHMARK(plan_memory)->Arg(100)->Arg(1000)->Unit(benchmark::kMicrosecond);
 
 }  // namespace
 }  // namespace relive::bench
