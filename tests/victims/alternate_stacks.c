@@ -48,9 +48,13 @@ static void disable(struct worker* w, void* argument) {
 }
 static void wreck(unsigned round) {
   disable(NULL, NULL);
-  if (round % 2 == 0) worker_call(&workers[0], disable, NULL);
-  else worker_end(&workers[0]);
+  if (round % 2 == 0)
+    worker_call(&workers[0], disable, NULL);
+  else
+    worker_end(&workers[0]);
   worker_call(&workers[1], set, other);
 }
 
-int main(void) { return victim_main(&(struct victim){.make = make, .verify = verify, .wreck = wreck, .interrupted = true}); }
+int main(void) {
+  return victim_main(&(struct victim){.make = make, .verify = verify, .wreck = wreck, .interrupted = true});
+}

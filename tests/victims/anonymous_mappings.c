@@ -1,23 +1,44 @@
-// Private anonymous mappings at fixed addresses: unmapped, moved, shrunk, grown, replaced, re-protected, dropped, holed;
-// and mappings that only the wreck made.
+// Private anonymous mappings at fixed addresses: unmapped, moved, shrunk, grown, replaced, re-protected, dropped,
+// holed; and mappings that only the wreck made.
 #include "victim.h"
 
 #include <setjmp.h>
 
 #define BASE 0x200000000000ul
-#define AT(i) ((unsigned char*)(BASE + (unsigned long)(i)*0x1000000ul))
+#define AT(i) ((unsigned char*)(BASE + (unsigned long)(i) * 0x1000000ul))
 #define SIZE (32 * PAGE)
 
-enum { kUnmapped, kMoved, kShrunk, kGrown, kReplaced, kProtected, kReadOnly, kDropped, kHoled, kFileInstead, kGuard, kSparse, kCode, kSharedInstead, kNeighbours, REGIONS };
+enum {
+  kUnmapped,
+  kMoved,
+  kShrunk,
+  kGrown,
+  kReplaced,
+  kProtected,
+  kReadOnly,
+  kDropped,
+  kHoled,
+  kFileInstead,
+  kGuard,
+  kSparse,
+  kCode,
+  kSharedInstead,
+  kNeighbours,
+  REGIONS
+};
 
 static const int protection[REGIONS] = {[kReadOnly] = PROT_READ, [kGuard] = PROT_NONE, [kCode] = PROT_READ | PROT_EXEC};
 static uint64_t seed(int i) { return 4000 + (uint64_t)i + 100 * victim_state; }
 static const char* permissions(int i) {
   switch (i) {
-    case kReadOnly: return "r--p";
-    case kGuard: return "---p";
-    case kCode: return "r-xp";
-    default: return "rw-p";
+    case kReadOnly:
+      return "r--p";
+    case kGuard:
+      return "---p";
+    case kCode:
+      return "r-xp";
+    default:
+      return "rw-p";
   }
 }
 static void place(void* at, size_t bytes, int protect) {
@@ -67,7 +88,8 @@ static bool faults(volatile unsigned char* at, bool write) {
 static void verify(void) {
   for (int i = 0; i < REGIONS; ++i) {
     if (i == kNeighbours) {
-      const bool good = mapped_as(AT(i), 8 * PAGE, "rw-p") && mapped_as(AT(i) + 8 * PAGE, 4 * PAGE, "r--p") && mapped_as(AT(i) + 12 * PAGE, SIZE - 12 * PAGE, "rw-p");
+      const bool good = mapped_as(AT(i), 8 * PAGE, "rw-p") && mapped_as(AT(i) + 8 * PAGE, 4 * PAGE, "r--p") &&
+                        mapped_as(AT(i) + 12 * PAGE, SIZE - 12 * PAGE, "rw-p");
       CHECK(good, "protections of region %d differ", i);
       if (!good) continue;
     } else if (!mapped_as(AT(i), SIZE, permissions(i))) {
@@ -84,7 +106,8 @@ static void verify(void) {
     } else if (i == kSparse) {
       static const unsigned char zero[PAGE];
       for (int page = 0; page < 32; ++page)
-        CHECK(page % 5 == 0 ? filled(AT(i) + page * (long)PAGE, PAGE, seed(i) + 1000 * (uint64_t)page) : memcmp(AT(i) + page * (long)PAGE, zero, PAGE) == 0,
+        CHECK(page % 5 == 0 ? filled(AT(i) + page * (long)PAGE, PAGE, seed(i) + 1000 * (uint64_t)page)
+                            : memcmp(AT(i) + page * (long)PAGE, zero, PAGE) == 0,
               "page %d of the sparse region differs", page);
     } else if (i == kCode) {
       CHECK_EQUAL("what the code returns", ((int (*)(void))(void*)AT(i))(), code_of(victim_state));
@@ -93,7 +116,8 @@ static void verify(void) {
     }
     if (i == kReadOnly) CHECK(faults(AT(i), true), "the read-only region can be written");
   }
-  for (int i = REGIONS; i < REGIONS + 12; ++i) CHECK(unmapped(AT(i), 0x1000000), "something new is mapped at %p", (void*)AT(i));
+  for (int i = REGIONS; i < REGIONS + 12; ++i)
+    CHECK(unmapped(AT(i), 0x1000000), "something new is mapped at %p", (void*)AT(i));
 }
 static void wreck(unsigned round) {
   munmap(AT(kUnmapped), SIZE);
@@ -130,4 +154,6 @@ static void wreck(unsigned round) {
   }
 }
 
-int main(void) { return victim_main(&(struct victim){.make = make, .verify = verify, .wreck = wreck, .become = refill}); }
+int main(void) {
+  return victim_main(&(struct victim){.make = make, .verify = verify, .wreck = wreck, .become = refill});
+}

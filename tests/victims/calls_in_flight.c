@@ -1,5 +1,5 @@
-// Threads inside system calls, of every way the kernel restarts them: some wait for ever, some for a few milliseconds again
-// and again. None may ever see EINTR, or anything else it could not have seen without relive.
+// Threads inside system calls, of every way the kernel restarts them: some wait for ever, some for a few milliseconds
+// again and again. None may ever see EINTR, or anything else it could not have seen without relive.
 #include "victim.h"
 
 #include <linux/futex.h>
@@ -12,7 +12,8 @@
 #include <sys/un.h>
 #include <time.h>
 
-static int silent_pipe[2], silent_socket[2], set_of_nothing, silent_event, deaf_listener, impatient_listener, impatient_socket[2];
+static int silent_pipe[2], silent_socket[2], set_of_nothing, silent_event, deaf_listener, impatient_listener,
+    impatient_socket[2];
 static atomic_int silent_word;
 
 static const struct timespec kLong = {.tv_sec = 36000}, kShort = {.tv_nsec = 3000000};
@@ -32,7 +33,9 @@ static int do_sleep_until(bool brief) {
   if (brief) t.tv_nsec = t.tv_nsec + 3000000 > 999999999 ? 999999999 : t.tv_nsec + 3000000;
   return expect(syscall(SYS_clock_nanosleep, CLOCK_MONOTONIC, TIMER_ABSTIME, &t, NULL), 0, 0);
 }
-static int do_clock_sleep(bool brief) { return expect(syscall(SYS_clock_nanosleep, CLOCK_MONOTONIC, 0, span(brief), NULL), 0, 0); }
+static int do_clock_sleep(bool brief) {
+  return expect(syscall(SYS_clock_nanosleep, CLOCK_MONOTONIC, 0, span(brief), NULL), 0, 0);
+}
 static int do_poll(bool brief) {
   struct pollfd p = {.fd = silent_pipe[0], .events = POLLIN};
   return expect(syscall(SYS_poll, &p, 1, milliseconds(brief)), 0, 0);
@@ -64,16 +67,21 @@ static int do_epoll_for_ever(bool brief) {
   struct epoll_event e;
   return expect(syscall(SYS_epoll_pwait, set_of_nothing, &e, 1, brief ? 3 : -1, NULL, 8), 0, 0);
 }
-static int do_futex(bool brief) { return expect(syscall(SYS_futex, &silent_word, FUTEX_WAIT | FUTEX_PRIVATE_FLAG, 0, span(brief), NULL, 0), -1, ETIMEDOUT); }
+static int do_futex(bool brief) {
+  return expect(syscall(SYS_futex, &silent_word, FUTEX_WAIT | FUTEX_PRIVATE_FLAG, 0, span(brief), NULL, 0), -1,
+                ETIMEDOUT);
+}
 static int do_futex_for_ever(bool brief) {
-  return expect(syscall(SYS_futex, &silent_word, FUTEX_WAIT | FUTEX_PRIVATE_FLAG, 0, brief ? &kShort : NULL, NULL, 0), -1, ETIMEDOUT);
+  return expect(syscall(SYS_futex, &silent_word, FUTEX_WAIT | FUTEX_PRIVATE_FLAG, 0, brief ? &kShort : NULL, NULL, 0),
+                -1, ETIMEDOUT);
 }
 static int do_futex_until(bool brief) {
   struct timespec t;
   clock_gettime(CLOCK_MONOTONIC, &t);
   t.tv_sec += span(brief)->tv_sec;
   if (brief) t.tv_nsec = t.tv_nsec + 3000000 > 999999999 ? 999999999 : t.tv_nsec + 3000000;
-  return expect(syscall(SYS_futex, &silent_word, FUTEX_WAIT_BITSET | FUTEX_PRIVATE_FLAG, 0, &t, NULL, -1), -1, ETIMEDOUT);
+  return expect(syscall(SYS_futex, &silent_word, FUTEX_WAIT_BITSET | FUTEX_PRIVATE_FLAG, 0, &t, NULL, -1), -1,
+                ETIMEDOUT);
 }
 static int do_signal_wait(bool brief) {
   const uint64_t set = 1ull << (SIGUSR2 - 1);
@@ -91,14 +99,18 @@ static int do_receive(bool brief) {
   char byte;
   return brief ? 0 : expect(syscall(SYS_recvfrom, silent_socket[0], &byte, 1, 0, NULL, NULL), 1, 0);
 }
-static int do_accept(bool brief) { return brief ? 0 : expect(syscall(SYS_accept4, deaf_listener, NULL, NULL, 0), 0, 0); }
+static int do_accept(bool brief) {
+  return brief ? 0 : expect(syscall(SYS_accept4, deaf_listener, NULL, NULL, 0), 0, 0);
+}
 // With SO_RCVTIMEO the kernel does not restart of itself: signal(7).
 static int do_receive_impatiently(bool brief) {
   char byte;
   return brief ? expect(syscall(SYS_recvfrom, impatient_socket[0], &byte, 1, 0, NULL, NULL), -1, EAGAIN)
                : expect(syscall(SYS_recvfrom, impatient_socket[1], &byte, 1, 0, NULL, NULL), 1, 0);
 }
-static int do_accept_impatiently(bool brief) { return brief ? 0 : expect(syscall(SYS_accept4, impatient_listener, NULL, NULL, 0), 0, 0); }
+static int do_accept_impatiently(bool brief) {
+  return brief ? 0 : expect(syscall(SYS_accept4, impatient_listener, NULL, NULL, 0), 0, 0);
+}
 static int do_pause(bool brief) { return brief ? 0 : expect(syscall(SYS_pause), 0, 0); }
 static int do_suspend(bool brief) {
   const uint64_t mask = 0;

@@ -71,4 +71,6 @@ static void wreck(unsigned round) {
   // read_some complains about entries that it saw already: that is the wreck's doing.
 }
 
-int main(void) { return victim_main(&(struct victim){.make = make, .verify = verify, .wreck = wreck, .become = read_more}); }
+int main(void) {
+  return victim_main(&(struct victim){.make = make, .verify = verify, .wreck = wreck, .become = read_more});
+}

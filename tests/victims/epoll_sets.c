@@ -9,7 +9,8 @@
 enum { kLevel, kEdge, kOneShot, kPipe, TARGETS };
 #define FD(i) (180 + (i))
 #define PIPE_WRITE 190
-static const uint32_t events[2][TARGETS] = {{EPOLLIN, EPOLLIN | EPOLLET, EPOLLIN | EPOLLONESHOT, EPOLLIN | EPOLLRDHUP}, {EPOLLIN | EPOLLPRI, EPOLLIN | EPOLLOUT | EPOLLET, EPOLLIN, EPOLLIN}};
+static const uint32_t events[2][TARGETS] = {{EPOLLIN, EPOLLIN | EPOLLET, EPOLLIN | EPOLLONESHOT, EPOLLIN | EPOLLRDHUP},
+                                            {EPOLLIN | EPOLLPRI, EPOLLIN | EPOLLOUT | EPOLLET, EPOLLIN, EPOLLIN}};
 static uint64_t data(int i) { return 0x1234567800000000ull + (uint64_t)i * 16 + victim_state; }
 
 static void control(int operation, int fd, uint32_t e, uint64_t d) {
@@ -92,4 +93,6 @@ static void wreck(unsigned round) {
   if (round % 2 == 1) close(OTHER_SET);
 }
 
-int main(void) { return victim_main(&(struct victim){.make = make, .verify = verify, .wreck = wreck, .become = become}); }
+int main(void) {
+  return victim_main(&(struct victim){.make = make, .verify = verify, .wreck = wreck, .become = become});
+}

@@ -24,7 +24,8 @@ static void set_all(unsigned state) {
 }
 static void make(void) {
   for (int i = 0; i < COUNTERS; ++i) {
-    const int fd = MUST(eventfd(0, EFD_CLOEXEC | (i == kSemaphore ? EFD_SEMAPHORE : 0) | (i == kZero ? EFD_NONBLOCK : 0)));
+    const int fd =
+        MUST(eventfd(0, EFD_CLOEXEC | (i == kSemaphore ? EFD_SEMAPHORE : 0) | (i == kZero ? EFD_NONBLOCK : 0)));
     MUST(dup3(fd, FD(i), O_CLOEXEC));
     close(fd);
   }
@@ -41,9 +42,11 @@ static void verify(void) {
     CHECK(write(FD(kSemaphore), &value, 8) == 8, "the semaphore cannot be written");
   }
   CHECK((fcntl(FD(kZero), F_GETFL) & O_NONBLOCK) != 0, "the flags differ");
-  if ((fcntl(FD(kZero), F_GETFL) & O_NONBLOCK) != 0) CHECK(read(FD(kZero), &value, 8) == -1 && errno == EAGAIN, "reading a zero: %s", strerror(errno));
+  if ((fcntl(FD(kZero), F_GETFL) & O_NONBLOCK) != 0)
+    CHECK(read(FD(kZero), &value, 8) == -1 && errno == EAGAIN, "reading a zero: %s", strerror(errno));
   value = 1;
-  CHECK(write(160, &value, 8) == 8 && count_of(FD(kShared)) == counts[victim_state % 2][kShared] + 1, "it is not shared");
+  CHECK(write(160, &value, 8) == 8 && count_of(FD(kShared)) == counts[victim_state % 2][kShared] + 1,
+        "it is not shared");
   set(FD(kShared), counts[victim_state % 2][kShared]);
 }
 static void wreck(unsigned round) {
@@ -58,4 +61,6 @@ static void wreck(unsigned round) {
   MUST(eventfd(5, 0));
 }
 
-int main(void) { return victim_main(&(struct victim){.make = make, .verify = verify, .wreck = wreck, .become = set_all}); }
+int main(void) {
+  return victim_main(&(struct victim){.make = make, .verify = verify, .wreck = wreck, .become = set_all});
+}

@@ -73,7 +73,6 @@ static void wreck(unsigned round) {
     void* more = sbrk(200 * (long)PAGE);
     memset(more, 0x77, 200 * PAGE);
   }
-  if (round % 3 == 1) MUST((long)sbrk(-(long)(BRK / 2)));
   free_list();
   free(large);
   malloc_trim(0);
@@ -82,6 +81,10 @@ static void wreck(unsigned round) {
     memset(p, 0x55, 1000);
   }
   large = NULL;
+  // Last, since malloc's own top goes with it.
+  if (round % 3 == 1) MUST(brk((char*)brk_block + BRK / 2));
 }
 
-int main(void) { return victim_main(&(struct victim){.make = make, .verify = verify, .wreck = wreck, .become = become}); }
+int main(void) {
+  return victim_main(&(struct victim){.make = make, .verify = verify, .wreck = wreck, .become = become});
+}

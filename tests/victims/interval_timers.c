@@ -1,4 +1,5 @@
-// setitimer(2), all three; and a timer that fires all the while. What is left is judged with a wide tolerance: time goes on.
+// setitimer(2), all three; and a timer that fires all the while. What is left is judged with a wide tolerance: time
+// goes on.
 #include "victim.h"
 
 #include <sys/time.h>
@@ -37,7 +38,8 @@ static void verify(void) {
     }
     CHECK_EQUAL("interval of a timer", t.it_interval.tv_sec, wanted[s][i].interval);
     const long left = wanted[s][i].left;
-    CHECK(t.it_value.tv_sec <= left && t.it_value.tv_sec >= left - 1000, "timer %d has %ld s left, want about %ld", i, (long)t.it_value.tv_sec, left);
+    CHECK(t.it_value.tv_sec <= left && t.it_value.tv_sec >= left - 1000, "timer %d has %ld s left, want about %ld", i,
+          (long)t.it_value.tv_sec, left);
   }
   const sig_atomic_t before = ticks;
   for (const double until = now() + 20; ticks == before && now() < until;) sched_yield();
@@ -47,4 +49,7 @@ static void wreck(unsigned round) {
   for (int i = 0; i < 3; ++i) MUST(setitimer(i, &(struct itimerval){{0, 0}, {round % 2 == 0 ? 0 : 70000, 0}}, NULL));
 }
 
-int main(void) { return victim_main(&(struct victim){.make = make, .verify = verify, .wreck = wreck, .become = become, .interrupted = true}); }
+int main(void) {
+  return victim_main(
+      &(struct victim){.make = make, .verify = verify, .wreck = wreck, .become = become, .interrupted = true});
+}

@@ -19,7 +19,8 @@ static void make(void) {
   set(0);
 }
 static void verify(void) {
-  for (int i = 0; i < BUFFERS; ++i) CHECK(filled(buffers[i], SIZE, 850 + (uint64_t)i + 100 * victim_state), "buffer %d differs", i);
+  for (int i = 0; i < BUFFERS; ++i)
+    CHECK(filled(buffers[i], SIZE, 850 + (uint64_t)i + 100 * victim_state), "buffer %d differs", i);
 }
 static void wreck(unsigned round) {
   (void)round;

@@ -89,7 +89,9 @@ static void verify(void) {
       const int to = accept(FD(i), NULL, NULL);
       char word[4] = "";
       CHECK(to >= 0, "accepting on socket %d: %s", i, strerror(errno));
-      if (to >= 0) CHECK(write(from, "abc", 3) == 3 && read(to, word, 3) == 3 && strcmp(word, "abc") == 0, "socket %d: the words differ", i);
+      if (to >= 0)
+        CHECK(write(from, "abc", 3) == 3 && read(to, word, 3) == 3 && strcmp(word, "abc") == 0,
+              "socket %d: the words differ", i);
       if (to >= 0) close(to);
     }
     close(from);
@@ -111,4 +113,6 @@ static void wreck(unsigned round) {
   MUST(socket(AF_INET, SOCK_STREAM, 0));
 }
 
-int main(void) { return victim_main(&(struct victim){.make = make, .verify = verify, .wreck = wreck, .become = become}); }
+int main(void) {
+  return victim_main(&(struct victim){.make = make, .verify = verify, .wreck = wreck, .become = become});
+}

@@ -2,13 +2,19 @@
 #include "victim.h"
 
 #define SIZE (16 * PAGE)
-#define AT(i) ((unsigned char*)(0x230000000000ul + (unsigned long)(i)*0x1000000ul))
+#define AT(i) ((unsigned char*)(0x230000000000ul + (unsigned long)(i) * 0x1000000ul))
 static const struct {
   int set, clear;
   const char* flag;
-} marks[] = {{MADV_DONTFORK, MADV_DOFORK, "dc"},   {MADV_DONTDUMP, MADV_DODUMP, "dd"},     {MADV_WIPEONFORK, MADV_KEEPONFORK, "wf"},
-             {MADV_SEQUENTIAL, MADV_NORMAL, "sr"}, {MADV_RANDOM, MADV_NORMAL, "rr"},       {MADV_MERGEABLE, MADV_UNMERGEABLE, "mg"},
-             {MADV_HUGEPAGE, MADV_NOHUGEPAGE, "hg"}, {MADV_NOHUGEPAGE, MADV_HUGEPAGE, "nh"}, {-1, -1, "lo"}};
+} marks[] = {{MADV_DONTFORK, MADV_DOFORK, "dc"},
+             {MADV_DONTDUMP, MADV_DODUMP, "dd"},
+             {MADV_WIPEONFORK, MADV_KEEPONFORK, "wf"},
+             {MADV_SEQUENTIAL, MADV_NORMAL, "sr"},
+             {MADV_RANDOM, MADV_NORMAL, "rr"},
+             {MADV_MERGEABLE, MADV_UNMERGEABLE, "mg"},
+             {MADV_HUGEPAGE, MADV_NOHUGEPAGE, "hg"},
+             {MADV_NOHUGEPAGE, MADV_HUGEPAGE, "nh"},
+             {-1, -1, "lo"}};
 #define COUNT ((int)(sizeof marks / sizeof marks[0]))
 static bool supported[COUNT];
 
@@ -34,8 +40,10 @@ static void verify(void) {
     CHECK(filled(AT(i), SIZE, 800 + (uint64_t)i), "contents of region %d differ", i);
     const int mark = i % COUNT;
     if (!supported[mark]) continue;
-    if (i < COUNT) CHECK(flagged(AT(i), SIZE, marks[mark].flag), "mark %s is missing", marks[mark].flag);
-    else CHECK(not_flagged(AT(i), SIZE, marks[mark].flag), "mark %s is new", marks[mark].flag);
+    if (i < COUNT)
+      CHECK(flagged(AT(i), SIZE, marks[mark].flag), "mark %s is missing", marks[mark].flag);
+    else
+      CHECK(not_flagged(AT(i), SIZE, marks[mark].flag), "mark %s is new", marks[mark].flag);
   }
 }
 static void wreck(unsigned round) {

@@ -8,7 +8,8 @@ struct queued {
   int number;
   int value;
 };
-static const struct queued for_task[2][6] = {{{40, 11}, {40, 12}, {40, 13}, {41, 5}, {42, -7}, {42, 3}}, {{40, 99}, {43, 1}, {43, 2}, {43, 3}, {40, 98}, {41, 4}}};
+static const struct queued for_task[2][6] = {{{40, 11}, {40, 12}, {40, 13}, {41, 5}, {42, -7}, {42, 3}},
+                                             {{40, 99}, {43, 1}, {43, 2}, {43, 3}, {40, 98}, {41, 4}}};
 static const struct queued for_main[2][3] = {{{44, 1}, {44, 2}, {45, 8}}, {{45, 80}, {45, 81}, {44, 82}}};
 static const struct queued for_worker[2][3] = {{{46, 21}, {46, 22}, {47, 28}}, {{47, 30}, {46, 31}, {47, 32}}};
 
@@ -23,11 +24,12 @@ static void queue(pid_t tid, int number, int value) {
   info.si_pid = getpid();
   info.si_uid = getuid();
   info.si_value.sival_int = value;
-  const long result = tid == 0 ? syscall(SYS_rt_sigqueueinfo, getpid(), number, &info) : syscall(SYS_rt_tgsigqueueinfo, getpid(), tid, number, &info);
+  const long result = tid == 0 ? syscall(SYS_rt_sigqueueinfo, getpid(), number, &info)
+                               : syscall(SYS_rt_tgsigqueueinfo, getpid(), tid, number, &info);
   CHECK(result == 0, "queueing signal %d: %s", number, strerror(errno));
 }
-// Takes the calling thread's signals of one number, compares them with those of that number in `wanted`, and queues again
-// what it found.
+// Takes the calling thread's signals of one number, compares them with those of that number in `wanted`, and queues
+// again what it found.
 static void look_at(int number, pid_t tid, const struct queued* wanted, int count) {
   const sigset_t set = one(number);
   const struct timespec none = {0};
@@ -38,7 +40,8 @@ static void look_at(int number, pid_t tid, const struct queued* wanted, int coun
   for (int i = 0; i < count; ++i) {
     if (wanted[i].number != number) continue;
     if (at < n) {
-      CHECK(found[at].si_value.sival_int == wanted[i].value, "signal %d, place %d: value %d, want %d", number, at, found[at].si_value.sival_int, wanted[i].value);
+      CHECK(found[at].si_value.sival_int == wanted[i].value, "signal %d, place %d: value %d, want %d", number, at,
+            found[at].si_value.sival_int, wanted[i].value);
       CHECK(found[at].si_code == SI_QUEUE, "signal %d, place %d: code %d", number, at, found[at].si_code);
       CHECK(found[at].si_pid == getpid(), "signal %d, place %d: sender %d", number, at, found[at].si_pid);
     }
@@ -96,9 +99,12 @@ static void look_worker(struct worker* w, void* argument) {
 }
 static void verify(void) {
   const unsigned s = victim_state % 2;
-  CHECK(status_hex(my_tid(), "ShdPnd") == (mask_of(for_task[s], 6) | 1ull << (SIGUSR1 - 1)), "pending for the task: %llx", (unsigned long long)status_hex(my_tid(), "ShdPnd"));
-  CHECK(status_hex(my_tid(), "SigPnd") == mask_of(for_main[s], 3), "pending for main: %llx", (unsigned long long)status_hex(my_tid(), "SigPnd"));
-  CHECK(status_hex(worker.tid, "SigPnd") == mask_of(for_worker[s], 3), "pending for the worker: %llx", (unsigned long long)status_hex(worker.tid, "SigPnd"));
+  CHECK(status_hex(my_tid(), "ShdPnd") == (mask_of(for_task[s], 6) | 1ull << (SIGUSR1 - 1)),
+        "pending for the task: %llx", (unsigned long long)status_hex(my_tid(), "ShdPnd"));
+  CHECK(status_hex(my_tid(), "SigPnd") == mask_of(for_main[s], 3), "pending for main: %llx",
+        (unsigned long long)status_hex(my_tid(), "SigPnd"));
+  CHECK(status_hex(worker.tid, "SigPnd") == mask_of(for_worker[s], 3), "pending for the worker: %llx",
+        (unsigned long long)status_hex(worker.tid, "SigPnd"));
   for (int i = FIRST; i < FIRST + 4; ++i) look_at(i, 0, for_task[s], 6);
   for (int i = FIRST + 4; i < FIRST + 6; ++i) look_at(i, my_tid(), for_main[s], 3);
   worker_call(&worker, look_worker, NULL);
@@ -112,4 +118,6 @@ static void wreck(unsigned round) {
   if (round % 3 == 2) worker_end(&worker);
 }
 
-int main(void) { return victim_main(&(struct victim){.make = make, .verify = verify, .wreck = wreck, .become = become}); }
+int main(void) {
+  return victim_main(&(struct victim){.make = make, .verify = verify, .wreck = wreck, .become = become});
+}

@@ -53,8 +53,10 @@ static void verify(void) {
       victim_fail("pipe %d holds %d bytes, want %zu", i, left, want);
       continue;
     }
-    CHECK(fcntl(READ_END(i), F_GETPIPE_SZ) == (i == kLarge ? 1 << 18 : 65536), "capacity of pipe %d is %d", i, fcntl(READ_END(i), F_GETPIPE_SZ));
-    CHECK((fcntl(READ_END(i), F_GETFL) & O_NONBLOCK) == (i == kNonBlocking ? O_NONBLOCK : 0), "flags of pipe %d differ", i);
+    CHECK(fcntl(READ_END(i), F_GETPIPE_SZ) == (i == kLarge ? 1 << 18 : 65536), "capacity of pipe %d is %d", i,
+          fcntl(READ_END(i), F_GETPIPE_SZ));
+    CHECK((fcntl(READ_END(i), F_GETFL) & O_NONBLOCK) == (i == kNonBlocking ? O_NONBLOCK : 0), "flags of pipe %d differ",
+          i);
     CHECK_EQUAL("close-on-exec of a read end", fcntl(READ_END(i), F_GETFD), FD_CLOEXEC);
     if (has_writer(i)) CHECK_EQUAL("close-on-exec of a write end", fcntl(WRITE_END(i), F_GETFD), 0);
     // tee(2) copies and takes nothing.
@@ -97,4 +99,6 @@ static void wreck(unsigned round) {
   fcntl(READ_END(kSome), F_SETPIPE_SZ, 1 << 17);
 }
 
-int main(void) { return victim_main(&(struct victim){.make = make, .verify = verify, .wreck = wreck, .become = become}); }
+int main(void) {
+  return victim_main(&(struct victim){.make = make, .verify = verify, .wreck = wreck, .become = become});
+}

@@ -27,4 +27,6 @@ static void wreck(unsigned round) {
   counter = round;
 }
 
-int main(void) { return victim_main(&(struct victim){.make = make, .verify = verify, .wreck = wreck, .become = refill}); }
+int main(void) {
+  return victim_main(&(struct victim){.make = make, .verify = verify, .wreck = wreck, .become = refill});
+}

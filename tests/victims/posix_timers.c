@@ -1,4 +1,5 @@
-// timer_create(2) by its raw system calls: ids (with gaps), what is left, intervals, whom they notify, and one that fires.
+// timer_create(2) by its raw system calls: ids (with gaps), what is left, intervals, whom they notify, and one that
+// fires.
 #include "victim.h"
 
 #include <time.h>
@@ -27,15 +28,16 @@ static int set(int id, long seconds, long interval, long interval_ns) {
 }
 static void set_all(unsigned state) {
   set(ids[0], 7000 + 5000 * (long)state, 11, 0);
-  set(ids[1], 0, 0, 0);                 // stands disarmed
+  set(ids[1], 0, 0, 0);  // stands disarmed
   set(ids[2], 8000 + 5000 * (long)state, 0, 500);
-  set(ids[3], 0, 0, 5000000);           // every 5 ms
+  set(ids[3], 0, 0, 5000000);  // every 5 ms
 }
 static void make(void) {
   worker_start(&worker, 95);
   sigset_t none;
   sigemptyset(&none);
-  sigaction(SIGRTMIN + 3, &(struct sigaction){.sa_sigaction = fire, .sa_flags = SA_SIGINFO | SA_RESTART, .sa_mask = none}, NULL);
+  sigaction(SIGRTMIN + 3,
+            &(struct sigaction){.sa_sigaction = fire, .sa_flags = SA_SIGINFO | SA_RESTART, .sa_mask = none}, NULL);
   const int gap = create(CLOCK_REALTIME, SIGEV_NONE, 0, 0, 0);
   ids[0] = create(CLOCK_MONOTONIC, SIGEV_SIGNAL, SIGRTMIN + 1, 7, 0);
   ids[1] = create(CLOCK_REALTIME, SIGEV_NONE, 0, 8, 0);
@@ -54,7 +56,8 @@ static void check_timer(int index, long left, long interval, long interval_ns) {
   }
   CHECK_EQUAL("interval of a timer (s)", t.it_interval.tv_sec, interval);
   CHECK_EQUAL("interval of a timer (ns)", t.it_interval.tv_nsec, interval_ns);
-  CHECK(t.it_value.tv_sec <= left && t.it_value.tv_sec >= left - 1000, "timer %d has %ld s left, want about %ld", index, (long)t.it_value.tv_sec, left);
+  CHECK(t.it_value.tv_sec <= left && t.it_value.tv_sec >= left - 1000, "timer %d has %ld s left, want about %ld", index,
+        (long)t.it_value.tv_sec, left);
 }
 static void verify(void) {
   check_timer(0, 7000 + 5000 * (long)victim_state, 11, 0);
@@ -67,9 +70,12 @@ static void verify(void) {
   for (char* line = strtok_r(text, "\n", &rest); line != NULL; line = strtok_r(NULL, "\n", &rest)) {
     int number = 0, target = 0;
     if (sscanf(line, "ID: %d", &id) == 1) ++count;
-    if (sscanf(line, "signal: %d/", &number) == 1 && id == ids[2]) CHECK_EQUAL("signal of a timer", number, SIGRTMIN + 2);
-    if (sscanf(line, "notify: signal/tid.%d", &target) == 1 && id == ids[3]) CHECK_EQUAL("thread that a timer notifies", target, worker.tid);
-    if (sscanf(line, "ClockID: %d", &number) == 1 && id == ids[2]) CHECK_EQUAL("clock of a timer", number, CLOCK_BOOTTIME);
+    if (sscanf(line, "signal: %d/", &number) == 1 && id == ids[2])
+      CHECK_EQUAL("signal of a timer", number, SIGRTMIN + 2);
+    if (sscanf(line, "notify: signal/tid.%d", &target) == 1 && id == ids[3])
+      CHECK_EQUAL("thread that a timer notifies", target, worker.tid);
+    if (sscanf(line, "ClockID: %d", &number) == 1 && id == ids[2])
+      CHECK_EQUAL("clock of a timer", number, CLOCK_BOOTTIME);
   }
   CHECK_EQUAL("number of timers", count, 4);
   const sig_atomic_t before = fired;
@@ -78,8 +84,10 @@ static void verify(void) {
   CHECK_EQUAL("thread the timer fired on", fired_on, worker.tid);
 }
 static void wreck(unsigned round) {
-  if (round % 3 != 0) set(ids[0], 70000, 0, 0);
-  else syscall(SYS_timer_delete, ids[0]);
+  if (round % 3 != 0)
+    set(ids[0], 70000, 0, 0);
+  else
+    syscall(SYS_timer_delete, ids[0]);
   set(ids[1], 70001, 3, 0);
   syscall(SYS_timer_delete, ids[2]);
   create(CLOCK_REALTIME, SIGEV_NONE, 0, 0, 0);
@@ -88,4 +96,7 @@ static void wreck(unsigned round) {
   if (round % 3 == 1) worker_end(&worker);
 }
 
-int main(void) { return victim_main(&(struct victim){.make = make, .verify = verify, .wreck = wreck, .become = set_all, .interrupted = true}); }
+int main(void) {
+  return victim_main(
+      &(struct victim){.make = make, .verify = verify, .wreck = wreck, .become = set_all, .interrupted = true});
+}

@@ -1,5 +1,5 @@
-// Private mappings of a file: pages written before the snapshot, written since, dropped since; the file deleted meanwhile;
-// and the program's own data and code pages.
+// Private mappings of a file: pages written before the snapshot, written since, dropped since; the file deleted
+// meanwhile; and the program's own data and code pages.
 #include "victim.h"
 
 #define SIZE (32 * PAGE)
@@ -47,7 +47,9 @@ static void look(const unsigned char* at, const char* name) {
   fill(file, SIZE, 500);
   for (int page = 0; page < 32; ++page) {
     const unsigned char* p = at + page * (long)PAGE;
-    CHECK(written(page) ? filled(p, PAGE, 510 + (uint64_t)page + 100 * victim_state) : memcmp(p, file + page * (long)PAGE, PAGE) == 0, "page %d of %s differs", page, name);
+    CHECK(written(page) ? filled(p, PAGE, 510 + (uint64_t)page + 100 * victim_state)
+                        : memcmp(p, file + page * (long)PAGE, PAGE) == 0,
+          "page %d of %s differs", page, name);
   }
   free(file);
 }
@@ -72,7 +74,8 @@ static void wreck(unsigned round) {
     fill(nameless + 9 * PAGE, 2 * PAGE, 3);
   }
   if (round % 3 == 1) munmap(named + 8 * PAGE, 4 * PAGE);
-  if (round % 3 == 2) MUST((long)mmap(named, SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0));
+  if (round % 3 == 2)
+    MUST((long)mmap(named, SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0));
   fill(in_data, sizeof in_data, 3);
   mprotect((void*)constant, sizeof constant, PROT_READ | PROT_WRITE);
   memset((void*)constant, 5, sizeof constant);

@@ -6,8 +6,8 @@
 #include <stddef.h>
 
 #define AREA 8192
-#define THREADS 4          // the even ones spin, the odd ones read
-#define COMPONENTS 0xe7u   // x87, SSE, AVX, opmask, ZMM_Hi256, Hi16_ZMM; not the protection keys
+#define THREADS 4         // the even ones spin, the odd ones read
+#define COMPONENTS 0xe7u  // x87, SSE, AVX, opmask, ZMM_Hi256, Hi16_ZMM; not the protection keys
 
 // A thread's stack pointer points here while it holds its values: no other register is needed to find them.
 struct block {
@@ -34,8 +34,8 @@ _Static_assert(offsetof(struct block, load_area) == START + 320, "");
 _Static_assert(offsetof(struct block, found_area) == START + 320 + AREA, "");
 
 void hold(struct block* at_flag, int reads);
-// Offsets from &block.flag: answered 8, stack 16, pipe 24, bytes 32, mask 40, bad_result 48, load 64, found 192, areas 320
-// and 320 + 8192.
+// Offsets from &block.flag: answered 8, stack 16, pipe 24, bytes 32, mask 40, bad_result 48, load 64, found 192, areas
+// 320 and 320 + 8192.
 __asm__(
     ".text\n.globl hold\n.type hold, @function\nhold:\n"
     "push %rbx\npush %rbp\npush %r12\npush %r13\npush %r14\npush %r15\n"
@@ -68,7 +68,8 @@ static struct {
 
 static uint32_t find_components(void) {
   unsigned a, b, c, d;
-  if (!__get_cpuid(1, &a, &b, &c, &d) || (c & bit_OSXSAVE) == 0) victim_skip("this processor has no XSAVE");
+  if (!__get_cpuid(1, &a, &b, &c, &d) || (c & bit_OSXSAVE) == 0)
+    victim_skip("needs xsave: registers are loaded and stored with it");
   __asm__ volatile("xgetbv" : "=a"(a), "=d"(d) : "c"(0));
   const uint32_t mask = a & COMPONENTS;
   for (unsigned i = 2; i < 8; ++i) {
@@ -84,7 +85,7 @@ static void invent(struct block* to, uint64_t seed) {
   memset(a, 0, AREA);
   const uint16_t control_word = seed < 70000 ? 0x0c7f : 0x037f;  // x87: round towards zero, 24 bits; or the usual
   memcpy(a, &control_word, 2);
-  a[4] = 0xff;                  // every x87 register is in use
+  a[4] = 0xff;                                            // every x87 register is in use
   const uint32_t mxcsr = seed < 70000 ? 0x5f80 : 0x1f80;  // SSE: round up; or the usual
   memcpy(a + 24, &mxcsr, 4);
   for (unsigned i = 0; i < 8; ++i) {
@@ -138,7 +139,8 @@ static void verify(void) {
     memset(b->found, 0xee, sizeof b->found);
     memset(b->found_area, 0, AREA);
     ask(i, 1);
-    static const char* const names[] = {"rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15"};
+    static const char* const names[] = {"rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "r8",
+                                        "r9",  "r10", "r11", "r12", "r13", "r14", "r15"};
     for (int r = 0; r < 15; ++r) {
       const bool used_by_call = r == 0 || (r >= 2 && r <= 5) || r == 10;
       if (i % 2 == 1 && used_by_call) continue;
@@ -148,11 +150,13 @@ static void verify(void) {
     CHECK(b->found_area[4] == 0xff, "thread %d: x87 tags differ", i);
     CHECK(memcmp(b->found_area + 24, expected.load_area + 24, 4) == 0, "thread %d: MXCSR differs", i);
     for (int r = 0; r < 8; ++r)
-      CHECK(memcmp(b->found_area + 32 + 16 * r, expected.load_area + 32 + 16 * r, 10) == 0, "thread %d: st%d differs", i, r);
+      CHECK(memcmp(b->found_area + 32 + 16 * r, expected.load_area + 32 + 16 * r, 10) == 0, "thread %d: st%d differs",
+            i, r);
     CHECK(memcmp(b->found_area + 160, expected.load_area + 160, 256) == 0, "thread %d: XMM differs", i);
     for (int c = 2; c < 8; ++c)
       if (component[c].size != 0)
-        CHECK(memcmp(b->found_area + component[c].offset, expected.load_area + component[c].offset, component[c].size) == 0,
+        CHECK(memcmp(b->found_area + component[c].offset, expected.load_area + component[c].offset,
+                     component[c].size) == 0,
               "thread %d: extended state %d differs", i, c);
     CHECK_EQUAL("bad result of read(2)", b->bad_result, 0);
   }
@@ -170,4 +174,6 @@ static void become(unsigned state) {
 }
 static void wreck(unsigned round) { load(77777 + round); }
 
-int main(void) { return victim_main(&(struct victim){.make = make, .verify = verify, .wreck = wreck, .become = become}); }
+int main(void) {
+  return victim_main(&(struct victim){.make = make, .verify = verify, .wreck = wreck, .become = become});
+}

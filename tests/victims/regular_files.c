@@ -1,11 +1,30 @@
-// Descriptors of regular files and devices: positions, flags, close-on-exec, shared descriptions; closed, replaced, swapped
-// and deleted since; and descriptors that only the wreck opened. What the files contain is not part of a snapshot.
+// Descriptors of regular files and devices: positions, flags, close-on-exec, shared descriptions; closed, replaced,
+// swapped and deleted since; and descriptors that only the wreck opened. What the files contain is not part of a
+// snapshot.
 #include "victim.h"
 
 #include <sys/stat.h>
 
-enum { kPlain, kAppend, kNameless, kNameless2, kReplaced, kShared, kSharedToo, kSwappedA, kSwappedB, kMemfd, kNull, kZero, kReadOnly, kDeletedLater, FILES };
-static const char* const names[FILES] = {"plain", "append", "nameless", "nameless2", "replaced", "shared", NULL, "swapped_a", "swapped_b", NULL, NULL, NULL, "readonly", "deleted_later"};
+enum {
+  kPlain,
+  kAppend,
+  kNameless,
+  kNameless2,
+  kReplaced,
+  kShared,
+  kSharedToo,
+  kSwappedA,
+  kSwappedB,
+  kMemfd,
+  kNull,
+  kZero,
+  kReadOnly,
+  kDeletedLater,
+  FILES
+};
+static const char* const names[FILES] = {"plain",  "append", "nameless",  "nameless2",    "replaced",
+                                         "shared", NULL,     "swapped_a", "swapped_b",    NULL,
+                                         NULL,     NULL,     "readonly",  "deleted_later"};
 #define FD(i) (100 + (i))
 static struct {
   dev_t device;
@@ -15,9 +34,12 @@ static struct {
 static off_t position(int i) { return 100 * (i == kSharedToo ? kShared : i) + 7 + 1000 * (off_t)victim_state; }
 static int flags(int i) {
   switch (i) {
-    case kAppend: return O_RDWR | O_APPEND;
-    case kReadOnly: return O_RDONLY | O_NONBLOCK;
-    default: return O_RDWR;
+    case kAppend:
+      return O_RDWR | O_APPEND;
+    case kReadOnly:
+      return O_RDONLY | O_NONBLOCK;
+    default:
+      return O_RDWR;
   }
 }
 static bool device(int i) { return i == kNull || i == kZero; }
@@ -67,8 +89,11 @@ static void verify(void) {
     if (fstat(FD(i), &s) != 0) continue;
     CHECK(s.st_dev == identity[i].device && s.st_ino == identity[i].inode, "descriptor %d is another file", i);
     CHECK_EQUAL("close-on-exec", fcntl(FD(i), F_GETFD), close_on_exec(i));
-    CHECK((fcntl(FD(i), F_GETFL) & ~O_LARGEFILE & ~0100000) == flags(i), "flags of descriptor %d are %x", i, fcntl(FD(i), F_GETFL));
-    if (!device(i)) CHECK(lseek(FD(i), 0, SEEK_CUR) == position(i), "position of descriptor %d is %ld", i, (long)lseek(FD(i), 0, SEEK_CUR));
+    CHECK((fcntl(FD(i), F_GETFL) & ~O_LARGEFILE & ~0100000) == flags(i), "flags of descriptor %d are %x", i,
+          fcntl(FD(i), F_GETFL));
+    if (!device(i))
+      CHECK(lseek(FD(i), 0, SEEK_CUR) == position(i), "position of descriptor %d is %ld", i,
+            (long)lseek(FD(i), 0, SEEK_CUR));
   }
   check_descriptors(open_ones, FILES + 3);
   // Is the description still shared?
@@ -108,4 +133,6 @@ static void wreck(unsigned round) {
   MUST(dup2(pipe_ends[0], 300));
 }
 
-int main(void) { return victim_main(&(struct victim){.make = make, .verify = verify, .wreck = wreck, .become = become}); }
+int main(void) {
+  return victim_main(&(struct victim){.make = make, .verify = verify, .wreck = wreck, .become = become});
+}

@@ -58,7 +58,7 @@ static void* count(void* argument) {
 }
 
 static void make(void) {
-  if (__rseq_size == 0) victim_skip("glibc has not registered rseq");
+  if (__rseq_size == 0) victim_skip("needs rseq: the C library registers it");
   for (int i = 0; i < WORKERS; ++i) worker_start(&workers[i], 40 + (unsigned)i);
   for (int i = 0; i < COUNTERS; ++i) pthread_create(&counters[i], NULL, count, (void*)(intptr_t)i);
   for (int i = 0; i < COUNTERS; ++i)
@@ -94,7 +94,8 @@ static void verify(void) {
   uint64_t by_cpu = 0, by_thread = 0;
   for (int i = 0; i < 1024; ++i) by_cpu += per_cpu[i].count;
   for (int i = 0; i < COUNTERS; ++i) by_thread += atomic_load(&done[i].count);
-  CHECK(by_cpu == by_thread, "counts by CPU (%llu) and by thread (%llu) differ", (unsigned long long)by_cpu, (unsigned long long)by_thread);
+  CHECK(by_cpu == by_thread, "counts by CPU (%llu) and by thread (%llu) differ", (unsigned long long)by_cpu,
+        (unsigned long long)by_thread);
   atomic_store(&pause_all, 0);
   futex_wake(&pause_all);
   while (atomic_load(&paused) != 0) sched_yield();

@@ -62,8 +62,10 @@ static void wreck(unsigned round) {
   worker_call(&workers[0], release, NULL);
   for (int i = 0; i <= WORKERS; ++i) {
     other_heads[i].list.next = &other_heads[i].list;
-    if (i == 0) syscall(SYS_set_robust_list, &other_heads[0], 24);
-    else worker_call(&workers[i - 1], set_head, &other_heads[i]);
+    if (i == 0)
+      syscall(SYS_set_robust_list, &other_heads[0], 24);
+    else
+      worker_call(&workers[i - 1], set_head, &other_heads[i]);
   }
 }
 

@@ -1,4 +1,5 @@
-// The root directory, changed by chroot(2). For root only. (procfs is not seen from inside: nothing of it is needed here.)
+// The root directory, changed by chroot(2). For root only. (procfs is not seen from inside: nothing of it is needed
+// here.)
 #include "victim.h"
 
 #include <sys/stat.h>
@@ -7,14 +8,14 @@ static struct stat wanted;
 static int outside;
 
 static void make(void) {
-  if (geteuid() != 0) victim_skip("chroot(2) is for root");
+  if (geteuid() != 0) victim_skip("needs CAP_SYS_CHROOT: chroot(2)");
   outside = MUST(open("/", O_PATH | O_DIRECTORY | O_CLOEXEC));
   if (mkdir("jail", 0755) != 0 && errno != EEXIST) victim_die("mkdir");
   MUST(stat("jail", &wanted));
   MUST(close(outside));
   outside = MUST(open("/", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   MUST(chdir("jail"));
-  if (chroot(".") != 0) victim_skip("chroot(2) is forbidden here");
+  if (chroot(".") != 0) victim_skip("needs CAP_SYS_CHROOT: chroot(2)");
 }
 static void verify(void) {
   struct stat found = {0};

@@ -11,7 +11,8 @@ static int cpus[2];  // two that this task may use; the same one twice on a mach
 struct wish {
   int policy, nice, cpu, io, slack;
 };
-static const struct wish for_main[2] = {{SCHED_OTHER, 5, 0, 2 << 13 | 3, 60000}, {SCHED_BATCH, 6, 1, 2 << 13 | 6, 70000}};
+static const struct wish for_main[2] = {{SCHED_OTHER, 5, 0, 2 << 13 | 3, 60000},
+                                        {SCHED_BATCH, 6, 1, 2 << 13 | 6, 70000}};
 static const struct wish for_worker[2] = {{SCHED_BATCH, 7, 1, 3 << 13, 80000}, {SCHED_OTHER, 8, 0, 2 << 13 | 1, 90000}};
 
 static void set(struct worker* w, void* argument) {
@@ -32,7 +33,8 @@ static void look(struct worker* w, void* argument) {
   const struct wish* wish = argument;
   CHECK(sched_getscheduler(0) == wish->policy, "policy of %s is %d", who, sched_getscheduler(0));
   errno = 0;
-  CHECK(getpriority(PRIO_PROCESS, (id_t)my_tid()) == wish->nice, "nice value of %s is %d", who, getpriority(PRIO_PROCESS, (id_t)my_tid()));
+  CHECK(getpriority(PRIO_PROCESS, (id_t)my_tid()) == wish->nice, "nice value of %s is %d", who,
+        getpriority(PRIO_PROCESS, (id_t)my_tid()));
   cpu_set_t set;
   sched_getaffinity(0, sizeof set, &set);
   CHECK(CPU_COUNT(&set) == 1 && CPU_ISSET(cpus[wish->cpu], &set), "affinity of %s differs", who);
@@ -66,11 +68,14 @@ static void wreck(unsigned round) {
   const bool root = geteuid() == 0;
   const unsigned s = victim_state % 2;
   struct wish main_wish = {SCHED_IDLE, root ? 15 : for_main[s].nice, 1 - for_main[s].cpu, 2 << 13 | 7, 123456};
-  struct wish worker_wish = {round % 2 == 0 && root ? SCHED_IDLE : SCHED_OTHER, root ? 0 : for_worker[s].nice, 1 - for_worker[s].cpu, 2 << 13, 1};
+  struct wish worker_wish = {round % 2 == 0 && root ? SCHED_IDLE : SCHED_OTHER, root ? 0 : for_worker[s].nice,
+                             1 - for_worker[s].cpu, 2 << 13, 1};
   if (!root) main_wish.policy = SCHED_BATCH;
   set(NULL, &main_wish);
   worker_call(&worker, set, &worker_wish);
   if (round % 3 == 2) worker_end(&worker);
 }
 
-int main(void) { return victim_main(&(struct victim){.make = make, .verify = verify, .wreck = wreck, .become = become}); }
+int main(void) {
+  return victim_main(&(struct victim){.make = make, .verify = verify, .wreck = wreck, .become = become});
+}

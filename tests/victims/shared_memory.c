@@ -1,10 +1,12 @@
-// Shared memory: anonymous, of a file (named and deleted), of a memfd (mapped twice, written through its descriptor too).
+// Shared memory: anonymous, of a file (named and deleted), of a memfd (mapped twice, written through its descriptor
+// too).
 #include "victim.h"
 
 #define SIZE (24 * PAGE)
 enum { kAnonymous, kFile, kDeleted, kMemfd, kMemfdAgain, kUntouched, kReadOnly, KINDS };
-static const char* const names[] = {"anonymous", "file", "deleted file", "memfd", "memfd again", "untouched", "read-only"};
-#define AT(i) ((unsigned char*)(0x220000000000ul + (unsigned long)(i)*0x1000000ul))
+static const char* const names[] = {"anonymous",   "file",      "deleted file", "memfd",
+                                    "memfd again", "untouched", "read-only"};
+#define AT(i) ((unsigned char*)(0x220000000000ul + (unsigned long)(i) * 0x1000000ul))
 static int memfd;
 
 static uint64_t seed(int i) { return 700 + (uint64_t)(i == kMemfdAgain ? kMemfd : i) + 100 * victim_state; }
@@ -48,11 +50,14 @@ static void verify(void) {
       victim_fail("%s is not mapped", names[i]);
       continue;
     }
-    if (i == kUntouched || i == kReadOnly) CHECK(memcmp(AT(i), zero, SIZE) == 0, "%s differs", names[i]);
-    else CHECK(filled(AT(i), SIZE, seed(i)), "%s differs", names[i]);
+    if (i == kUntouched || i == kReadOnly)
+      CHECK(memcmp(AT(i), zero, SIZE) == 0, "%s differs", names[i]);
+    else
+      CHECK(filled(AT(i), SIZE, seed(i)), "%s differs", names[i]);
   }
   unsigned char* through = malloc(SIZE);
-  CHECK(pread(memfd, through, SIZE, 0) == (ssize_t)SIZE && filled(through, SIZE, seed(kMemfd)), "the memfd read through its descriptor differs");
+  CHECK(pread(memfd, through, SIZE, 0) == (ssize_t)SIZE && filled(through, SIZE, seed(kMemfd)),
+        "the memfd read through its descriptor differs");
   free(through);
 }
 static void wreck(unsigned round) {

@@ -15,8 +15,10 @@ __attribute__((naked)) static void restorer(void) { __asm__("mov $15, %eax\nsysc
 static bool ours(int n) { return n != SIGKILL && n != SIGSTOP && n != 32 && n != 33; }
 static struct kernel_action wanted(int n, unsigned state) {
   void* const handlers[] = {(void*)a, (void*)b, (void*)c, SIG_IGN, SIG_DFL};
-  const uint64_t flags[] = {SA_RESTART, SA_SIGINFO, SA_NODEFER, SA_ONSTACK | SA_RESTART, SA_NOCLDSTOP | SA_SIGINFO, SA_RESETHAND};
-  struct kernel_action action = {handlers[((unsigned)n + state) % 5], flags[((unsigned)n + state) % 6] | 0x04000000, (void*)restorer, 0};
+  const uint64_t flags[] = {SA_RESTART,  SA_SIGINFO, SA_NODEFER, SA_ONSTACK | SA_RESTART, SA_NOCLDSTOP | SA_SIGINFO,
+                            SA_RESETHAND};
+  struct kernel_action action = {handlers[((unsigned)n + state) % 5], flags[((unsigned)n + state) % 6] | 0x04000000,
+                                 (void*)restorer, 0};
   action.mask = pattern_word(1234 + state, (uint64_t)n) & ~(1ull << (SIGKILL - 1) | 1ull << (SIGSTOP - 1));
   return action;
 }
@@ -43,4 +45,6 @@ static void verify(void) {
 }
 static void wreck(unsigned round) { set(100 + round * 7); }
 
-int main(void) { return victim_main(&(struct victim){.make = make, .verify = verify, .wreck = wreck, .become = become}); }
+int main(void) {
+  return victim_main(&(struct victim){.make = make, .verify = verify, .wreck = wreck, .become = become});
+}

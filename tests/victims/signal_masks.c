@@ -4,7 +4,8 @@
 #define WORKERS 3
 static struct worker workers[WORKERS];
 static const uint64_t masks[2][WORKERS + 1] = {
-    {1ull << (SIGUSR1 - 1) | 1ull << 36 | 1ull << 63, 0, 1ull << (SIGHUP - 1) | 1ull << (SIGTERM - 1), 0xfffffffe00000a00ull},
+    {1ull << (SIGUSR1 - 1) | 1ull << 36 | 1ull << 63, 0, 1ull << (SIGHUP - 1) | 1ull << (SIGTERM - 1),
+     0xfffffffe00000a00ull},
     {1ull << (SIGUSR2 - 1), 1ull << (SIGALRM - 1), 0, 1ull << 40},
 };
 
@@ -27,7 +28,8 @@ static void make(void) {
 static void become(unsigned state) { set(masks[state % 2]); }
 static void verify(void) {
   const uint64_t* m = masks[victim_state % 2];
-  CHECK(status_hex(my_tid(), "SigBlk") == m[0], "main's mask is %llx", (unsigned long long)status_hex(my_tid(), "SigBlk"));
+  CHECK(status_hex(my_tid(), "SigBlk") == m[0], "main's mask is %llx",
+        (unsigned long long)status_hex(my_tid(), "SigBlk"));
   for (int i = 0; i < WORKERS; ++i) {
     worker_check(&workers[i], "worker");
     const uint64_t found = status_hex(workers[i].tid, "SigBlk");
@@ -39,4 +41,6 @@ static void wreck(unsigned round) {
   set(other);
 }
 
-int main(void) { return victim_main(&(struct victim){.make = make, .verify = verify, .wreck = wreck, .become = become}); }
+int main(void) {
+  return victim_main(&(struct victim){.make = make, .verify = verify, .wreck = wreck, .become = become});
+}

@@ -1,4 +1,5 @@
-// Connected unix stream sockets, both ends the task's own: unread bytes each way, ends shut down or closed, since and before.
+// Connected unix stream sockets, both ends the task's own: unread bytes each way, ends shut down or closed, since and
+// before.
 #include "victim.h"
 
 #include <sys/ioctl.h>
@@ -48,13 +49,16 @@ static void verify(void) {
       // MSG_PEEK of a stream may stop at the border of what was written at once.
       int available = -1;
       ioctl(END(i, side), FIONREAD, &available);
-      CHECK((size_t)available == want && got >= 0 && (size_t)got <= want && (want == 0 || got > 0) && filled(bytes, (size_t)(got < 0 ? 0 : got), seed(i, side)),
+      CHECK((size_t)available == want && got >= 0 && (size_t)got <= want && (want == 0 || got > 0) &&
+                filled(bytes, (size_t)(got < 0 ? 0 : got), seed(i, side)),
             "side %d of pair %d has %d bytes waiting (%zd seen), want %zu", side, i, available, got, want);
     }
   check_descriptors(open_ones, count);
   CHECK((fcntl(END(kNonBlocking, 0), F_GETFL) & O_NONBLOCK) != 0, "the flags differ");
   char word[4] = "";
-  CHECK(send(END(kEmpty, 0), "abc", 3, MSG_NOSIGNAL) == 3 && recv(END(kEmpty, 1), word, 3, MSG_DONTWAIT) == 3 && strcmp(word, "abc") == 0, "the pair does not carry words");
+  CHECK(send(END(kEmpty, 0), "abc", 3, MSG_NOSIGNAL) == 3 && recv(END(kEmpty, 1), word, 3, MSG_DONTWAIT) == 3 &&
+            strcmp(word, "abc") == 0,
+        "the pair does not carry words");
 }
 static void wreck(unsigned round) {
   for (int i = 0; i < PAIRS; ++i)

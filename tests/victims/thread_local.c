@@ -53,4 +53,6 @@ static void verify(void) {
 }
 static void wreck(unsigned round) { set_all(1000 + round); }
 
-int main(void) { return victim_main(&(struct victim){.make = make, .verify = verify, .wreck = wreck, .become = become}); }
+int main(void) {
+  return victim_main(&(struct victim){.make = make, .verify = verify, .wreck = wreck, .become = become});
+}

@@ -34,7 +34,8 @@ static int block(struct blocked* b) {
       while (atomic_load(&b->word) == 0) futex_wait(&b->word, 0);
       atomic_store(&b->word, 0);
       return 0;
-    case kPipe: return read(b->pipe[0], &byte, 1) == 1 ? 0 : errno;
+    case kPipe:
+      return read(b->pipe[0], &byte, 1) == 1 ? 0 : errno;
     case kCondition: {
       pthread_mutex_lock(&b->mutex);
       while (b->rung == 0) pthread_cond_wait(&b->condition, &b->mutex);
@@ -42,13 +43,15 @@ static int block(struct blocked* b) {
       pthread_mutex_unlock(&b->mutex);
       return 0;
     }
-    case kSleep: return clock_nanosleep(CLOCK_MONOTONIC, 0, &(struct timespec){.tv_sec = 36000}, NULL) == 0 ? 99 : 98;
+    case kSleep:
+      return clock_nanosleep(CLOCK_MONOTONIC, 0, &(struct timespec){.tv_sec = 36000}, NULL) == 0 ? 99 : 98;
     case kPoll: {
       struct pollfd p = {.fd = b->pipe[0], .events = POLLIN};
       if (poll(&p, 1, -1) != 1) return errno;
       return read(b->pipe[0], &byte, 1) == 1 ? 0 : errno;
     }
-    case kSemaphore: return sem_wait(&b->semaphore) == 0 ? 0 : errno;
+    case kSemaphore:
+      return sem_wait(&b->semaphore) == 0 ? 0 : errno;
     default:
       while (atomic_load(&b->word) == 0) sched_yield();
       atomic_store(&b->word, 0);
@@ -57,18 +60,28 @@ static int block(struct blocked* b) {
 }
 static void wake(struct blocked* b) {
   switch (b->kind) {
-    case kFutex: atomic_store(&b->word, 1); futex_wake(&b->word); break;
+    case kFutex:
+      atomic_store(&b->word, 1);
+      futex_wake(&b->word);
+      break;
     case kPipe:
-    case kPoll: MUST(write(b->pipe[1], "x", 1)); break;
+    case kPoll:
+      MUST(write(b->pipe[1], "x", 1));
+      break;
     case kCondition:
       pthread_mutex_lock(&b->mutex);
       b->rung = 1;
       pthread_cond_signal(&b->condition);
       pthread_mutex_unlock(&b->mutex);
       break;
-    case kSleep: pthread_cancel(b->thread); break;
-    case kSemaphore: sem_post(&b->semaphore); break;
-    default: atomic_store(&b->word, 1);
+    case kSleep:
+      pthread_cancel(b->thread);
+      break;
+    case kSemaphore:
+      sem_post(&b->semaphore);
+      break;
+    default:
+      atomic_store(&b->word, 1);
   }
 }
 static void* run(void* argument) {

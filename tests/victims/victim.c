@@ -100,11 +100,16 @@ int victim_loop(const struct victim* v, const char* say_first) {
     char* argument = strchr(line, ' ');
     if (argument != NULL) *argument++ = 0;
     if (argument == NULL) argument = line + strlen(line);
-    if (strcmp(line, "verify") == 0) verify(v, argument);
-    else if (strcmp(line, "wreck") == 0) wreck(v, argument);
-    else if (strcmp(line, "become") == 0) become(v, argument);
-    else if (strcmp(line, "end") == 0) return 0;
-    else say("FAIL: unknown word\n");
+    if (strcmp(line, "verify") == 0)
+      verify(v, argument);
+    else if (strcmp(line, "wreck") == 0)
+      wreck(v, argument);
+    else if (strcmp(line, "become") == 0)
+      become(v, argument);
+    else if (strcmp(line, "end") == 0)
+      return 0;
+    else
+      say("FAIL: unknown word\n");
   }
 }
 
@@ -173,10 +178,10 @@ uint64_t status_hex(pid_t tid, const char* name) {
   return status_field(tid, name, value, sizeof value) ? strtoull(value, NULL, 16) : UINT64_MAX;
 }
 
-// Walks `path` (maps or smaps). Calls `look` for each mapping that touches the range, with its VmFlags line (smaps) or "".
-// Returns how many bytes of the range are covered by mappings for which it says yes.
-static size_t covered(const char* path, const void* at, size_t bytes, bool (*look)(const char* permissions, const char* flags, const void*),
-                      const void* argument) {
+// Walks `path` (maps or smaps). Calls `look` for each mapping that touches the range, with its VmFlags line (smaps) or
+// "". Returns how many bytes of the range are covered by mappings for which it says yes.
+static size_t covered(const char* path, const void* at, size_t bytes,
+                      bool (*look)(const char* permissions, const char* flags, const void*), const void* argument) {
   const uintptr_t from = (uintptr_t)at, to = from + bytes;
   read_text(path, text, sizeof text);
   size_t good = 0;
@@ -187,8 +192,9 @@ static size_t covered(const char* path, const void* at, size_t bytes, bool (*loo
   for (char* line = strtok_r(text, "\n", &rest); line != NULL; line = strtok_r(NULL, "\n", &rest)) {
     unsigned long a, b;
     char p[5];
-    const bool head = line[0] >= '0' && line[0] <= '9' ? sscanf(line, "%lx-%lx %4s", &a, &b, p) == 3
-                    : line[0] >= 'a' && line[0] <= 'f' && sscanf(line, "%lx-%lx %4s", &a, &b, p) == 3;
+    const bool head = line[0] >= '0' && line[0] <= '9'
+                          ? sscanf(line, "%lx-%lx %4s", &a, &b, p) == 3
+                          : line[0] >= 'a' && line[0] <= 'f' && sscanf(line, "%lx-%lx %4s", &a, &b, p) == 3;
     if (head) {
       start = a;
       end = b;
@@ -213,11 +219,15 @@ static bool any(const char* permissions, const char* flags, const void* want) {
 static bool has_flag(const char* permissions, const char* flags, const void* want) {
   (void)permissions;
   for (const char* f = flags; *f != 0; ++f)
-    if (f[0] != ' ' && strncmp(f, want, 2) == 0) return true;
-    else if (f[0] != ' ') ++f;
+    if (f[0] != ' ' && strncmp(f, want, 2) == 0)
+      return true;
+    else if (f[0] != ' ')
+      ++f;
   return false;
 }
-static bool lacks_flag(const char* permissions, const char* flags, const void* want) { return !has_flag(permissions, flags, want); }
+static bool lacks_flag(const char* permissions, const char* flags, const void* want) {
+  return !has_flag(permissions, flags, want);
+}
 
 bool mapped_as(const void* at, size_t bytes, const char* permissions) {
   return covered("/proc/self/maps", at, bytes, has_permissions, permissions) == bytes;
@@ -283,7 +293,9 @@ double now(void) {
   return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
 }
 
-void futex_wait(atomic_int* word, int value) { syscall(SYS_futex, word, FUTEX_WAIT | FUTEX_PRIVATE_FLAG, value, NULL, NULL, 0); }
+void futex_wait(atomic_int* word, int value) {
+  syscall(SYS_futex, word, FUTEX_WAIT | FUTEX_PRIVATE_FLAG, value, NULL, NULL, 0);
+}
 void futex_wake(atomic_int* word) { syscall(SYS_futex, word, FUTEX_WAKE | FUTEX_PRIVATE_FLAG, INT_MAX, NULL, NULL, 0); }
 
 static void* work(void* argument) {
@@ -318,6 +330,10 @@ void worker_start(struct worker* w, uint64_t seed) {
 }
 
 void worker_call(struct worker* w, void (*run)(struct worker*, void*), void* argument) {
+  if (syscall(SYS_tgkill, getpid(), w->tid, 0) != 0) {
+    victim_fail("thread %d is gone", w->tid);
+    return;
+  }
   w->run = run;
   w->argument = argument;
   atomic_store(&w->answered, 0);

@@ -1,15 +1,16 @@
 // A victim: a small program with one kind of state, which it judges itself, from inside.
 //
 // Protocol, lines on stdin and stdout:
-//   ready          said once the state stands (or "SKIP: reason": it cannot be made here)
-//   verify [N]     -> "PASS", or "FAIL: what; what ...". Checks everything against constants compiled in, and against what
+//   ready          said once the state stands (or "SKIP: needs NAME: why", NAME of tests/needs)
+//   verify [N]     -> "PASS", or "FAIL: what; what ...". Checks everything against constants compiled in, and against
+//   what
 //                  was noted at ready (which rolls back with the memory). With N: the state must be number N.
 //   become N       -> "became N": the state moves on to number N, as verifiable as number 0
 //   wreck [R]      -> "wrecked": destroys the state thoroughly; R varies the way. "FAIL: ..." if even that went wrong
 //   end            exits with status 0; so does end-of-file
 //
-// Between two lines the main thread stands in read(2) on descriptor 0, with nothing buffered. Verifying is repeatable: it
-// leaves the state as it found it. Files are made in the current directory.
+// Between two lines the main thread stands in read(2) on descriptor 0, with nothing buffered. Verifying is repeatable:
+// it leaves the state as it found it. Files are made in the current directory.
 #pragma once
 
 #ifndef _GNU_SOURCE
@@ -44,25 +45,25 @@ struct victim {
 extern unsigned victim_state;
 
 int victim_main(const struct victim* v);
-// The loop alone: for a victim that calls it from somewhere special. `say_first` is written before the first line is read.
-// Begins with victim_prepare().
+// The loop alone: for a victim that calls it from somewhere special. `say_first` is written before the first line is
+// read. Begins with victim_prepare().
 void victim_prepare(void);
 int victim_loop(const struct victim* v, const char* say_first);
 
 // Failures are collected, not fatal: a line names all of them.
 void victim_fail(const char* format, ...) __attribute__((format(printf, 1, 2)));
-// The state cannot be made on this machine.
+// The state cannot be made on this machine; `reason` is "needs NAME: ..." with a NAME of tests/needs.
 _Noreturn void victim_skip(const char* reason);
 // Making the state failed: says so and exits.
 _Noreturn void victim_die(const char* what);
 
-#define CHECK(condition, ...)                 \
-  do {                                        \
+#define CHECK(condition, ...)                   \
+  do {                                          \
     if (!(condition)) victim_fail(__VA_ARGS__); \
   } while (0)
-#define CHECK_EQUAL(what, got, want)                                                              \
-  do {                                                                                            \
-    const long long got_ = (long long)(got), want_ = (long long)(want);                           \
+#define CHECK_EQUAL(what, got, want)                                                                               \
+  do {                                                                                                             \
+    const long long got_ = (long long)(got), want_ = (long long)(want);                                            \
     if (got_ != want_) victim_fail("%s is %lld (0x%llx), want %lld", what, got_, (unsigned long long)got_, want_); \
   } while (0)
 // For make(): stops the victim when a call fails.
@@ -79,7 +80,7 @@ bool filled(const void* from, size_t bytes, uint64_t seed);
 uint64_t pattern_word(uint64_t seed, uint64_t index);
 
 // Facts from procfs.
-size_t read_text(const char* path, char* to, size_t room);             // 0 when it cannot be read
+size_t read_text(const char* path, char* to, size_t room);              // 0 when it cannot be read
 bool status_field(pid_t tid, const char* name, char* to, size_t room);  // of /proc/self/task/TID/status; "SigBlk"
 uint64_t status_hex(pid_t tid, const char* name);
 // Is all of [at, at+bytes) mapped with permissions like "rw-p"?
