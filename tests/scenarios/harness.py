@@ -91,8 +91,14 @@ class Task:
         return int(self.status("TracerPid"))
 
 
+# Runs a command as nobody, whoever we are.
+AS_ORDINARY_USER = [] if os.geteuid() != 0 else ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "--"]
+
+
 class Scene:
-    def __init__(self, build, name):
+    """With ordinary_user, every process of it is started without privileges."""
+
+    def __init__(self, build, name, ordinary_user=False):
         self.build = pathlib.Path(build)
         self.directory = pathlib.Path(tempfile.mkdtemp(prefix="rs-"))  # short: sockets have their names in it
         self.runtime = self.directory / "run"
@@ -101,6 +107,10 @@ class Scene:
         self.name = name
         self.processes = []
         self.environment = dict(os.environ, RELIVE_RUNTIME_DIR=str(self.runtime))
+        self.prefix = AS_ORDINARY_USER if ordinary_user else []
+        if self.prefix:
+            for path in (self.directory, self.runtime):
+                os.chown(path, 65534, 65534)
 
     def __enter__(self):
         return self
@@ -138,7 +148,7 @@ class Scene:
     def start(self, words, **more):
         more.setdefault("cwd", self.directory)
         more.setdefault("env", self.environment)
-        process = subprocess.Popen([str(w) for w in words], start_new_session=True, **more)
+        process = subprocess.Popen([str(w) for w in [*self.prefix, *words]], start_new_session=True, **more)
         self.note(f"started {words} as {process.pid}")
         self.processes.append(process)
         return process
@@ -146,7 +156,7 @@ class Scene:
     def run(self, *words, patience_s=PATIENCE_S):
         """Runs a command to its end: (exit status, stdout, stderr). Everything goes into the log."""
         self.note("$ " + " ".join(str(w) for w in words))
-        done = subprocess.run([str(w) for w in words], env=self.environment, cwd=self.directory, capture_output=True, text=True, timeout=patience_s)
+        done = subprocess.run([str(w) for w in [*self.prefix, *words]], env=self.environment, cwd=self.directory, capture_output=True, text=True, timeout=patience_s)
         self.note(f"  -> {done.returncode} {done.stdout.strip()[:2000]} {done.stderr.strip()[:2000]}")
         return done.returncode, done.stdout, done.stderr
 
@@ -270,12 +280,13 @@ def trackers(scene):
     """The trackers to test: RELIVE_TRACKERS (comma-separated), or all that work here."""
     if named := os.environ.get("RELIVE_TRACKERS"):
         return named.split(",")
-    found = [t["name"].removeprefix("tracker ") for t in scene.relive("doctor")["trackers"] if t["works"]]
+    checks = {c["name"]: c["ok"] for c in scene.relive("doctor")["checks"]}
+    found = [name.removeprefix("tracker ") for name, ok in checks.items() if name.startswith("tracker ") and ok]
     expect("compare" in found, f"doctor knows no tracker: {found}")
     return found
 
 
-def main(test, *arguments):
+def main(test, *arguments, ordinary_user=False):
     """Runs test(scene, tracker, parsed arguments) once for each tracker, in a scene of its own."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--build", default=pathlib.Path(__file__).resolve().parents[2] / "build")
@@ -283,11 +294,11 @@ def main(test, *arguments):
         parser.add_argument(name, **options)
     words = parser.parse_args()
     try:
-        with Scene(words.build, "doctor") as scene:
+        with Scene(words.build, "doctor", ordinary_user) as scene:
             chosen = trackers(scene)
         for tracker in chosen:
             start = time.monotonic()
-            with Scene(words.build, tracker) as scene:
+            with Scene(words.build, tracker, ordinary_user) as scene:
                 test(scene, tracker, words)
             print(f"{tracker}: good, {time.monotonic() - start:.1f} s", flush=True)
     except Skip as skip:

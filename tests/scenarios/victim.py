@@ -6,8 +6,8 @@ import harness
 ROUNDS = 20
 
 
-def test(scene, tracker, words):
-    victim = harness.victim(scene, words.name)
+def test(scene, tracker, name):
+    victim = harness.victim(scene, name)
     victim.verify(0)
 
     report = scene.snapshot(victim.pid, "a", tracker)
@@ -30,9 +30,9 @@ def test(scene, tracker, words):
     victim.become(1)
     scene.snapshot(victim.pid, "b")
     victim.verify(1)
-    for step, (name, state) in enumerate([("a", 0), ("b", 1), ("b", 1), ("a", 0), ("a", 0), ("b", 1)]):
+    for step, (snapshot, state) in enumerate([("a", 0), ("b", 1), ("b", 1), ("a", 0), ("a", 0), ("b", 1)]):
         victim.wreck(step)
-        scene.rollback(victim.pid, name)
+        scene.rollback(victim.pid, snapshot)
         victim.verify(state)
     scene.rollback(victim.pid, "a")
     victim.verify(0)
@@ -44,4 +44,5 @@ def test(scene, tracker, words):
     victim.wreck(0)
 
 
-harness.main(test, ("name", {}))
+if __name__ == "__main__":
+    harness.main(lambda scene, tracker, words: test(scene, tracker, words.name), ("name", {}))

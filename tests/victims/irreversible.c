@@ -1,0 +1,110 @@
+// What a task can never take back, and kinds of descriptors that are not handled: rollback or snapshot must refuse them
+// by name and leave the task going on. `wreck N` does the Nth thing, `become N` opens the Nth kind of file.
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <netinet/in.h>
+#include <sys/inotify.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/timerfd.h>
+
+#include "victim.h"
+
+static unsigned char data[16 * PAGE];
+static pthread_t leader;
+static atomic_int leader_may_end;
+static char program[4096];
+
+static void make(void) {
+  fill(data, sizeof data, 1800);
+  MUST(readlink("/proc/self/exe", program, sizeof program - 1));
+}
+static void verify(void) { CHECK(filled(data, sizeof data, 1800), "data differ"); }
+
+static void forbid_nothing(void) {
+  struct sock_filter allow = BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
+  struct sock_fprog filter = {1, &allow};
+  MUST(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
+  MUST(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter));
+}
+static void wreck(unsigned what) {
+  fill(data, sizeof data, 1);
+  struct rlimit limit;
+  switch (what) {
+    case 0:
+      MUST(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
+      break;
+    case 1:
+      forbid_nothing();
+      break;
+    case 2:
+      if (fork() == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        for (;;) pause();
+      }
+      break;
+    case 3:
+      getrlimit(RLIMIT_NOFILE, &limit);
+      --limit.rlim_max;
+      if (limit.rlim_cur > limit.rlim_max) limit.rlim_cur = limit.rlim_max;
+      MUST(setrlimit(RLIMIT_NOFILE, &limit));
+      break;
+    case 4:
+      atomic_store(&leader_may_end, 1);
+      futex_wake(&leader_may_end);
+      char state[64] = "";
+      while (status_field(getpid(), "State", state, sizeof state) && state[0] != 'Z') sched_yield();
+      break;
+    case 5:
+      MUST(prctl(PR_CAPBSET_DROP, 1, 0, 0, 0));
+      break;
+    case 6:
+      execl(program, program, NULL);
+      break;
+    default:
+      break;
+  }
+}
+static void become(unsigned kind) {
+  switch (kind) {
+    case 0:
+      MUST(timerfd_create(CLOCK_MONOTONIC, 0));
+      break;
+    case 1:
+      MUST(inotify_init1(0));
+      break;
+    case 2: {
+      sigset_t set;
+      sigemptyset(&set);
+      MUST(signalfd(-1, &set, 0));
+      break;
+    }
+    case 3:
+      MUST(socket(AF_INET, SOCK_DGRAM, 0));
+      break;
+    case 4:
+      MUST(socket(AF_UNIX, SOCK_SEQPACKET, 0));
+      break;
+    case 5:
+      MUST(socket(AF_NETLINK, SOCK_RAW, 0));
+      break;
+    default:
+      break;
+  }
+  victim_state = 0;
+}
+
+static struct victim v = {.make = make, .verify = verify, .wreck = wreck, .become = become};
+
+// The lines are read by a thread, so that the leader can end.
+static void* run(void* unused) {
+  (void)unused;
+  _exit(victim_main(&v));
+}
+int main(void) {
+  pthread_create(&leader, NULL, run, NULL);
+  while (atomic_load(&leader_may_end) == 0) futex_wait(&leader_may_end, 0);
+  pthread_exit(NULL);
+}
