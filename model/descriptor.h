@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <string>
 #include <variant>
 #include <vector>
@@ -22,7 +23,7 @@ struct FileIdentity {
   auto operator<=>(const FileIdentity&) const = default;
 };
 
-// A regular file or a directory.
+// A regular file or a directory. What is in the file is no part of a snapshot.
 struct RegularFile {
   std::string path;
   FileIdentity identity;
@@ -32,7 +33,7 @@ struct RegularFile {
   bool operator==(const RegularFile&) const = default;
 };
 
-// A character or block device: /dev/null, a terminal ...
+// A memory device (/dev/null, /dev/zero, /dev/urandom ...) or a terminal. A terminal's settings are no part of a snapshot.
 struct DeviceFile {
   std::string path;
   FileIdentity identity;
@@ -42,28 +43,29 @@ struct DeviceFile {
   bool operator==(const DeviceFile&) const = default;
 };
 
-// One end of a pipe(2). `bytes` are captured only when both ends are the task's own.
+// One end of a pipe(2). `bytes` are the unread bytes, known at the read end of a pipe that is not `outside`.
 struct PipeEnd {
   FileIdentity identity;  // the pipe
   bool write_end = false;
-  bool outside = false;  // the other end belongs to somebody else
+  bool outside = false;  // the other end lives, and belongs to somebody else
   std::uint32_t capacity = 0;
   std::vector<std::byte> bytes;
   bool operator==(const PipeEnd&) const = default;
 };
 
 struct EventCounter {  // eventfd(2)
-  std::uint64_t id = 0;  // "eventfd-id" of fdinfo: same number, same object
+  std::uint64_t id = 0;  // "eventfd-id" of fdinfo: two living counters never share it; the kernel uses it again
   std::uint64_t count = 0;
-  bool semaphore = false;
+  bool semaphore = false;  // EFD_SEMAPHORE; not told by kernels before 6.5 ("eventfd-semaphore"), then taken as false
   bool operator==(const EventCounter&) const = default;
 };
 
+// One file that an epoll set watches. The kernel keys entries on (file, number), not on the number alone.
 struct EpollEntry {
   RemoteFd fd;  // "tfd" of fdinfo
   std::uint32_t events = 0;
   std::uint64_t data = 0;
-  FileIdentity target;
+  bool stale = false;  // the file it watches is no longer the one under this number
   bool operator==(const EpollEntry&) const = default;
 };
 
@@ -80,7 +82,13 @@ struct SocketOption {
   bool operator==(const SocketOption&) const = default;
 };
 
-enum class SocketState : std::uint8_t { fresh, bound, listening, connected, hung_up };
+enum class SocketState : std::uint8_t {
+  fresh,      // neither bound nor connected
+  bound,      // has an address
+  listening,
+  connected,  // or about to be
+  hung_up,    // was connected; nobody is at the other end any more
+};
 
 // A stream socket: TCP over IPv4 or IPv6, or unix.
 struct StreamSocket {
@@ -91,15 +99,16 @@ struct StreamSocket {
   std::vector<std::byte> local;  // sockaddr
   std::vector<std::byte> peer;
   int backlog = 0;
-  std::uint64_t peer_inode = 0;  // the other end, when it is a unix socket of this task
-  std::vector<std::byte> received;  // unread bytes, captured only when the peer is the task's own
+  std::uint64_t peer_inode = 0;  // the other end, when it is a unix socket of this task; else 0
+  int shutdown = 0;              // RCV_SHUTDOWN 1, SEND_SHUTDOWN 2, as sock_diag(7) tells it; where peer_inode is known
+  std::vector<std::byte> received;  // unread bytes, captured only when the peer is the task's own, or gone
   std::vector<SocketOption> options;
   bool operator==(const StreamSocket&) const = default;
 };
 
 // Something this release does not handle: a snapshot with it is refused by name.
 struct UnhandledFile {
-  std::string what;  // "timerfd", "inotify", ...
+  std::string what;  // "timerfd", "inotify instance", ...: a noun that takes an s
   bool operator==(const UnhandledFile&) const = default;
 };
 
@@ -107,13 +116,15 @@ using FileObject = std::variant<RegularFile, DeviceFile, PipeEnd, EventCounter, 
 
 struct OpenFile {
   std::uint32_t status_flags = 0;  // fcntl(F_GETFL)
-  std::int32_t owner = 0;          // F_GETOWN
+  std::int32_t owner = 0;          // F_GETOWN_EX: pid, and ...
+  std::int32_t owner_type = 0;     // ... what it names: F_OWNER_TID, F_OWNER_PID, F_OWNER_PGRP
   std::int32_t owner_signal = 0;   // F_GETSIG
   bool locked = false;             // a lock or lease stands on it (fdinfo "lock:")
+  bool watched = false;            // it is in an epoll set of the task
   FileObject object;
   // In a living table that was captured against a snapshot: the index of the snapshot's open file that is the very same
   // description (kcmp, or the object's own identity where nothing may be held).
-  std::optional<std::size_t> same_as;
+  std::optional<std::size_t> same_as = std::nullopt;
   bool operator==(const OpenFile&) const = default;
 };
 
@@ -128,5 +139,14 @@ struct DescriptorTable {
   std::vector<Descriptor> descriptors;  // by number, ascending
   std::vector<OpenFile> open_files;
 };
+
+// May the keeper keep a reference of its own to it? Only to what the task cannot notice (design, section 8): regular
+// files without locks, directories and devices, and of these none that an epoll set watches.
+[[nodiscard]] bool may_be_held(const OpenFile& file);
+
+// For people: "/tmp/x", "pipe, read end", "socket 127.0.0.1:55 -> 127.0.0.1:80", "timerfd".
+[[nodiscard]] std::string describe(const OpenFile& file);
+// "127.0.0.1:55", "[::1]:55", "/run/x.sock", "@abstract", "unnamed".
+[[nodiscard]] std::string address_text(std::span<const std::byte> address);
 
 }  // namespace relive::model

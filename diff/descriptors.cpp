@@ -1,0 +1,638 @@
+#include "diff/descriptors.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+
+#include <algorithm>
+#include <map>
+
+namespace relive::diff {
+
+namespace {
+
+using model::DescriptorTable;
+using model::DeviceFile;
+using model::EpollEntry;
+using model::EpollSet;
+using model::EventCounter;
+using model::OpenFile;
+using model::PipeEnd;
+using model::RegularFile;
+using model::RemoteFd;
+using model::SocketState;
+using model::StreamSocket;
+
+template <class... Fs>
+struct overloaded : Fs... {
+  using Fs::operator()...;
+};
+
+constexpr std::uint32_t kPrivateEvents = EPOLLWAKEUP | EPOLLONESHOT | EPOLLET | EPOLLEXCLUSIVE;
+constexpr std::uint32_t kAlwaysEvents = EPOLLERR | EPOLLHUP;
+
+// A one-shot entry that has fired reports nothing until it is armed again.
+bool fired(std::uint32_t events) { return (events & ~(kPrivateEvents | kAlwaysEvents)) == 0 && (events & EPOLLONESHOT) != 0; }
+bool same_events(std::uint32_t a, std::uint32_t b) { return a == b || (fired(a) && fired(b)); }
+
+bool is_connection(const StreamSocket& socket) {
+  return socket.state == SocketState::connected || socket.state == SocketState::hung_up;
+}
+
+// A table with its indices: files by number and numbers by file.
+class Table {
+ public:
+  explicit Table(const DescriptorTable& table) : table_(table), numbers_(table.open_files.size()) {
+    for (const model::Descriptor& descriptor : table.descriptors) numbers_[descriptor.open_file].push_back(descriptor.fd);
+  }
+  [[nodiscard]] const model::Descriptor* at(RemoteFd fd) const {
+    const auto found = std::ranges::lower_bound(table_.descriptors, fd, {}, &model::Descriptor::fd);
+    return found != table_.descriptors.end() && found->fd == fd ? &*found : nullptr;
+  }
+  [[nodiscard]] const OpenFile& file(std::size_t index) const { return table_.open_files[index]; }
+  [[nodiscard]] const std::vector<RemoteFd>& numbers(std::size_t index) const { return numbers_[index]; }
+  [[nodiscard]] std::size_t files() const { return numbers_.size(); }
+  [[nodiscard]] const std::vector<model::Descriptor>& descriptors() const { return table_.descriptors; }
+  template <class T>
+  [[nodiscard]] const T* as(std::size_t index) const {
+    return std::get_if<T>(&table_.open_files[index].object);
+  }
+  [[nodiscard]] std::optional<std::size_t> socket_with_inode(std::uint64_t inode) const {
+    for (std::size_t index = 0; inode != 0 && index < files(); ++index) {
+      if (const auto* const socket = as<StreamSocket>(index); socket != nullptr && socket->inode == inode) return index;
+    }
+    return std::nullopt;
+  }
+
+ private:
+  const DescriptorTable& table_;
+  std::vector<std::vector<RemoteFd>> numbers_;
+};
+
+class Planner {
+ public:
+  Planner(const DescriptorTable& wanted, const DescriptorTable& living)
+      : wanted_(wanted), living_(living), living_of_(wanted_.files()), wanted_of_(living_.files()) {}
+
+  DescriptorPlan plan() {
+    match_identical();
+    match_by_number();
+    match_listening_by_address();
+    unmatch_what_cannot_be_put_right();
+    make_the_missing();
+    place();
+    put_right();
+    watch();
+    describe();
+    assemble();
+    return std::move(plan_);
+  }
+
+ private:
+  // ------------------------------------------------------------------ which living file is which wanted one
+  void match(std::size_t wanted, std::size_t living) {
+    living_of_[wanted] = living;
+    wanted_of_[living] = wanted;
+  }
+  void unmatch(std::size_t wanted) {
+    if (!living_of_[wanted]) return;
+    wanted_of_[*living_of_[wanted]].reset();
+    living_of_[wanted].reset();
+  }
+
+  // Could the living object become the wanted one in place?
+  [[nodiscard]] static bool compatible(const OpenFile& wanted, const OpenFile& living) {
+    if (wanted.object.index() != living.object.index()) return false;
+    if (((wanted.status_flags ^ living.status_flags) & O_ACCMODE) != 0) return false;
+    if (const auto* const pipe = std::get_if<PipeEnd>(&wanted.object)) {
+      return pipe->write_end == std::get<PipeEnd>(living.object).write_end;
+    }
+    if (const auto* const counter = std::get_if<EventCounter>(&wanted.object)) {
+      return counter->semaphore == std::get<EventCounter>(living.object).semaphore;
+    }
+    if (const auto* const socket = std::get_if<StreamSocket>(&wanted.object)) {
+      const auto& other = std::get<StreamSocket>(living.object);
+      if (socket->family != other.family || socket->protocol != other.protocol) return false;
+      if (is_connection(*socket)) {
+        // What had ended cannot be living again, but what lived may have ended.
+        return is_connection(other) && (socket->state == SocketState::connected || other.state == SocketState::hung_up);
+      }
+      if (socket->state != other.state) return false;
+      return socket->state == SocketState::fresh || socket->local == other.local;
+    }
+    return !std::holds_alternative<model::UnhandledFile>(wanted.object);
+  }
+
+  void match_identical() {
+    for (std::size_t index = 0; index < living_.files(); ++index) {
+      const auto same = living_.file(index).same_as;
+      if (!same || *same >= wanted_.files() || living_of_[*same]) continue;
+      if (compatible(wanted_.file(*same), living_.file(index))) match(*same, index);
+    }
+  }
+
+  // Objects whose identity nobody outside the task can tell.
+  [[nodiscard]] bool adoptable(std::size_t wanted, std::size_t living) const {
+    if (wanted_of_[living] || !compatible(wanted_.file(wanted), living_.file(living))) return false;
+    return std::visit(overloaded{
+                          [](const RegularFile&) { return false; },
+                          [](const DeviceFile&) { return false; },
+                          [&](const PipeEnd& pipe) { return !pipe.outside && !living_.as<PipeEnd>(living)->outside; },
+                          [](const EventCounter&) { return true; },
+                          [](const EpollSet&) { return true; },
+                          [&](const StreamSocket& socket) { return adoptable_socket(socket, *living_.as<StreamSocket>(living)); },
+                          [](const model::UnhandledFile&) { return false; },
+                      },
+                      wanted_.file(wanted).object);
+  }
+  [[nodiscard]] static bool adoptable_socket(const StreamSocket& wanted, const StreamSocket& living) {
+    if (!is_connection(wanted)) return true;
+    if (wanted.peer_inode != 0) return living.peer_inode != 0;
+    return living.state == SocketState::hung_up;
+  }
+
+  void match_by_number() {
+    for (const model::Descriptor& descriptor : wanted_.descriptors()) {
+      if (living_of_[descriptor.open_file]) continue;
+      const model::Descriptor* const there = living_.at(descriptor.fd);
+      if (there != nullptr && adoptable(descriptor.open_file, there->open_file)) match(descriptor.open_file, there->open_file);
+    }
+  }
+
+  void match_listening_by_address() {
+    for (std::size_t wanted = 0; wanted < wanted_.files(); ++wanted) {
+      const auto* const socket = wanted_.as<StreamSocket>(wanted);
+      if (socket == nullptr || is_connection(*socket) || socket->state == SocketState::fresh) continue;
+      for (std::size_t living = 0; living < living_.files() && !living_of_[wanted]; ++living) {
+        if (adoptable(wanted, living)) match(wanted, living);
+      }
+    }
+  }
+
+  void unmatch_what_cannot_be_put_right() {
+    for (std::size_t wanted = 0; wanted < wanted_.files(); ++wanted) {
+      if (!living_of_[wanted]) continue;
+      const std::size_t living = *living_of_[wanted];
+      if (wanted_.as<PipeEnd>(wanted) != nullptr) {
+        if (!pipe_can_stay(wanted)) unmatch_pipe(wanted_.as<PipeEnd>(wanted)->identity);
+      } else if (const auto* const counter = wanted_.as<EventCounter>(wanted)) {
+        // A semaphore is drained by one a read.
+        if (counter->semaphore && counter->count != living_.as<EventCounter>(living)->count &&
+            living_.as<EventCounter>(living)->count > kSemaphoreDrain) {
+          unmatch(wanted);
+        }
+      } else if (wanted_.as<EpollSet>(wanted) != nullptr) {
+        if (std::ranges::any_of(living_.as<EpollSet>(living)->entries, &EpollEntry::stale)) unmatch(wanted);
+      } else if (const auto* const socket = wanted_.as<StreamSocket>(wanted)) {
+        if (!socket_can_stay(*socket, *living_.as<StreamSocket>(living))) {
+          if (const auto peer = wanted_.socket_with_inode(socket->peer_inode)) unmatch(*peer);
+          unmatch(wanted);
+        }
+      }
+    }
+  }
+
+  [[nodiscard]] bool pipe_can_stay(std::size_t index) const {
+    const auto& pipe = *wanted_.as<PipeEnd>(index);
+    if (pipe.outside) return true;
+    const model::FileIdentity living_identity = living_.as<PipeEnd>(*living_of_[index])->identity;
+    bool partner = false;
+    for (std::size_t other = 0; other < wanted_.files(); ++other) {
+      const auto* const end = wanted_.as<PipeEnd>(other);
+      if (end == nullptr || end->identity != pipe.identity) continue;
+      if (!living_of_[other] || living_.as<PipeEnd>(*living_of_[other])->identity != living_identity) return false;
+      partner = partner || end->write_end != pipe.write_end;
+    }
+    const auto& living = *living_.as<PipeEnd>(*living_of_[index]);
+    if (pipe.capacity != living.capacity) return false;
+    // Without a write end in the task nothing can be put into it; with one outside it was not `outside` at the snapshot.
+    return partner || (pipe.bytes == living.bytes && !living.outside && !has_partner(living));
+  }
+  [[nodiscard]] bool has_partner(const PipeEnd& pipe) const {
+    for (std::size_t other = 0; other < living_.files(); ++other) {
+      const auto* const end = living_.as<PipeEnd>(other);
+      if (end != nullptr && end->identity == pipe.identity && end->write_end != pipe.write_end) return true;
+    }
+    return false;
+  }
+  void unmatch_pipe(model::FileIdentity identity) {
+    for (std::size_t other = 0; other < wanted_.files(); ++other) {
+      if (const auto* const end = wanted_.as<PipeEnd>(other); end != nullptr && end->identity == identity) unmatch(other);
+    }
+  }
+
+  [[nodiscard]] bool socket_can_stay(const StreamSocket& wanted, const StreamSocket& living) const {
+    if (wanted.state == SocketState::hung_up) return wanted.received == living.received;
+    if (wanted.peer_inode == 0) return true;
+    const auto peer = wanted_.socket_with_inode(wanted.peer_inode);
+    if (!peer || !living_of_[*peer]) return false;
+    const auto& living_peer = *living_.as<StreamSocket>(*living_of_[*peer]);
+    return living.peer_inode == living_peer.inode && living.state == SocketState::connected && wanted.shutdown == living.shutdown &&
+           wanted.received == living.received;
+  }
+
+  // ------------------------------------------------------------------ what has no living file
+  [[nodiscard]] std::string name(std::size_t wanted) const {
+    return fmt::format("descriptor {} ({})", wanted_.numbers(wanted).front().value, model::describe(wanted_.file(wanted)));
+  }
+  void refuse(std::size_t wanted, std::string reason, std::string hint = {}) {
+    plan_.refusals.push_back({.object = name(wanted), .reason = std::move(reason), .hint = std::move(hint)});
+  }
+
+  void make_the_missing() {
+    for (std::size_t wanted = 0; wanted < wanted_.files(); ++wanted) {
+      if (living_of_[wanted] || wanted_.numbers(wanted).empty()) continue;
+      const OpenFile& file = wanted_.file(wanted);
+      std::visit(overloaded{
+                     [&](const RegularFile&) { take_held(wanted); },
+                     [&](const DeviceFile&) { take_held(wanted); },
+                     [&](const PipeEnd& pipe) { make_pipe(wanted, pipe); },
+                     [&](const EventCounter&) { made_.emplace_back(MakeEventCounter{wanted}); },
+                     [&](const EpollSet&) { made_.emplace_back(MakeEpollSet{wanted}); },
+                     [&](const StreamSocket& socket) { make_socket(wanted, socket); },
+                     [&](const model::UnhandledFile& other) {
+                       refuse(wanted, fmt::format("this release does not roll back a {}", other.what));
+                     },
+                 },
+                 file.object);
+    }
+  }
+
+  void take_held(std::size_t wanted) {
+    if (model::may_be_held(wanted_.file(wanted))) {
+      made_.emplace_back(TakeHeld{wanted});
+    } else {
+      refuse(wanted, "closed since the snapshot, and nobody may hold what an epoll set watches");
+    }
+  }
+
+  void make_pipe(std::size_t wanted, const PipeEnd& pipe) {
+    if (pipe.outside) {
+      refuse(wanted, "closed since the snapshot; the other end belongs to another task, and a pipe cannot be joined again");
+      return;
+    }
+    MakePipe make;
+    for (std::size_t other = 0; other < wanted_.files(); ++other) {
+      const auto* const end = wanted_.as<PipeEnd>(other);
+      if (end == nullptr || end->identity != pipe.identity) continue;
+      if (other < wanted) return;  // made with that one
+      auto& slot = end->write_end ? make.write_end : make.read_end;
+      if (slot) {
+        refuse(wanted, "gone since the snapshot, and more than one open file description led to one end of it");
+        return;
+      }
+      slot = other;
+    }
+    made_.emplace_back(make);
+  }
+
+  void make_socket(std::size_t wanted, const StreamSocket& socket) {
+    if (!is_connection(socket)) {
+      made_.emplace_back(MakeSocket{wanted});
+    } else if (const auto peer = wanted_.socket_with_inode(socket.peer_inode)) {
+      if (*peer > wanted) made_.emplace_back(MakeSocketPair{wanted, *peer});
+    } else {
+      made_.emplace_back(MakeHungUp{wanted});
+    }
+  }
+
+  // ------------------------------------------------------------------ numbers
+  // Does this number name the right file already?
+  [[nodiscard]] bool stays(const model::Descriptor& descriptor) const {
+    const model::Descriptor* const there = living_.at(descriptor.fd);
+    return there != nullptr && living_of_[descriptor.open_file] == there->open_file;
+  }
+
+  void place() {
+    for (const model::Descriptor& there : living_.descriptors()) {
+      if (wanted_.at(there.fd) == nullptr) closes_.emplace_back(CloseDescriptor{there.fd});
+    }
+    for (std::size_t wanted = 0; wanted < wanted_.files(); ++wanted) {
+      std::optional<RemoteFd> anchor;  // a number that keeps the file all along
+      for (const RemoteFd fd : wanted_.numbers(wanted)) {
+        if (!anchor && stays(*wanted_.at(fd))) anchor = fd;
+      }
+      bool spare = false;
+      for (const RemoteFd fd : wanted_.numbers(wanted)) {
+        const model::Descriptor& descriptor = *wanted_.at(fd);
+        if (stays(descriptor)) {
+          if (descriptor.close_on_exec != living_.at(fd)->close_on_exec) places_.emplace_back(SetCloseOnExec{fd, descriptor.close_on_exec});
+          continue;
+        }
+        spare = spare || !anchor;
+        places_.emplace_back(Place{wanted, anchor, fd, descriptor.close_on_exec});
+      }
+      if (spare && living_of_[wanted]) made_.emplace_back(TakeLiving{wanted, living_.numbers(*living_of_[wanted]).front()});
+    }
+  }
+
+  // ------------------------------------------------------------------ what stands behind the numbers
+  void put_right() {
+    for (std::size_t wanted = 0; wanted < wanted_.files(); ++wanted) {
+      if (wanted_.numbers(wanted).empty()) continue;
+      const OpenFile& file = wanted_.file(wanted);
+      const RemoteFd fd = wanted_.numbers(wanted).front();
+      if (living_of_[wanted]) {
+        put_right_living(wanted, file, living_.file(*living_of_[wanted]), fd);
+      } else if (model::may_be_held(file) && (file.status_flags & O_PATH) == 0) {
+        // What became of it before it was closed is not known.
+        rights_.emplace_back(SetStatusFlags{fd, file.status_flags});
+        rights_.emplace_back(SetOwner{fd, file.owner_type, file.owner, file.owner_signal});
+        if (const auto position = position_of(file)) rights_.emplace_back(Seek{fd, *position});
+      }
+    }
+  }
+
+  [[nodiscard]] static std::optional<std::int64_t> position_of(const OpenFile& file) {
+    if (const auto* const regular = std::get_if<RegularFile>(&file.object)) return regular->position;
+    if (const auto* const device = std::get_if<DeviceFile>(&file.object); device != nullptr && !device->terminal) {
+      return device->position;
+    }
+    return std::nullopt;
+  }
+
+  void put_right_living(std::size_t wanted, const OpenFile& file, const OpenFile& living, RemoteFd fd) {
+    if (((file.status_flags ^ living.status_flags) & kChangeableFlags) != 0) rights_.emplace_back(SetStatusFlags{fd, file.status_flags});
+    if (file.owner != living.owner || file.owner_type != living.owner_type || file.owner_signal != living.owner_signal) {
+      rights_.emplace_back(SetOwner{fd, file.owner_type, file.owner, file.owner_signal});
+    }
+    if (living.locked) rights_.emplace_back(Unlock{fd});
+    if (position_of(file) != position_of(living)) rights_.emplace_back(Seek{fd, *position_of(file)});
+    if (const auto* const counter = std::get_if<EventCounter>(&file.object)) {
+      if (counter->count != std::get<EventCounter>(living.object).count) {
+        rights_.emplace_back(SetCount{fd, counter->count, file.status_flags});
+      }
+    } else if (const auto* const pipe = std::get_if<PipeEnd>(&file.object)) {
+      if (!pipe->write_end && !pipe->outside && pipe->bytes != std::get<PipeEnd>(living.object).bytes) refill(wanted, *pipe, fd);
+    } else if (const auto* const socket = std::get_if<StreamSocket>(&file.object)) {
+      put_right_socket(wanted, *socket, std::get<StreamSocket>(living.object), fd);
+    }
+  }
+
+  void refill(std::size_t wanted, const PipeEnd& pipe, RemoteFd fd) {
+    for (std::size_t other = 0; other < wanted_.files(); ++other) {
+      const auto* const end = wanted_.as<PipeEnd>(other);
+      if (end == nullptr || end->identity != pipe.identity || !end->write_end) continue;
+      // One refill a pipe, however many descriptions read it.
+      for (std::size_t before = 0; before < wanted; ++before) {
+        const auto* const reader = wanted_.as<PipeEnd>(before);
+        if (reader != nullptr && reader->identity == pipe.identity && !reader->write_end) return;
+      }
+      rights_.emplace_back(RefillPipe{wanted, fd, wanted_.numbers(other).front(), wanted_.file(wanted).status_flags});
+      return;
+    }
+  }
+
+  void put_right_socket(std::size_t wanted, const StreamSocket& socket, const StreamSocket& living, RemoteFd fd) {
+    if (socket.state == SocketState::connected && living.state == SocketState::hung_up) {
+      plan_.notes.push_back(name(wanted) + ": the connection has ended since the snapshot and cannot come back");
+    } else if (socket.state == SocketState::connected && socket.peer_inode == 0) {
+      plan_.notes.push_back(name(wanted) + ": connection kept");
+    }
+    if (living.state == SocketState::hung_up) return;
+    for (const model::SocketOption& option : socket.options) {
+      const auto now = std::ranges::find_if(living.options, [&](const model::SocketOption& other) {
+        return other.level == option.level && other.name == option.name;
+      });
+      if (now == living.options.end() || now->value != option.value) rights_.emplace_back(SetOption{fd, option});
+    }
+    if (socket.state == SocketState::listening && socket.backlog != living.backlog) rights_.emplace_back(Listen{fd, socket.backlog});
+  }
+
+  // ------------------------------------------------------------------ epoll sets
+  void watch() {
+    for (std::size_t wanted = 0; wanted < wanted_.files(); ++wanted) {
+      const auto* const set = wanted_.as<EpollSet>(wanted);
+      if (set == nullptr || wanted_.numbers(wanted).empty()) continue;
+      const RemoteFd epoll = wanted_.numbers(wanted).front();
+      static const EpollSet kEmpty;
+      const EpollSet& living = living_of_[wanted] ? *living_.as<EpollSet>(*living_of_[wanted]) : kEmpty;
+      std::vector<bool> kept(set->entries.size(), false);
+      for (const EpollEntry& entry : living.entries) {
+        const auto same = std::ranges::find(set->entries, entry.fd, &EpollEntry::fd);
+        const bool exclusive = ((entry.events | (same == set->entries.end() ? 0U : same->events)) & EPOLLEXCLUSIVE) != 0;
+        const bool equal = same != set->entries.end() && same_events(same->events, entry.events) && same->data == entry.data;
+        if (same == set->entries.end() || !same_file_under(entry.fd) || (exclusive && !equal)) {
+          unwatches_.emplace_back(Unwatch{living_.numbers(*living_of_[wanted]).front(), entry.fd});
+          continue;
+        }
+        kept[static_cast<std::size_t>(same - set->entries.begin())] = true;
+        // An edge that came at the snapshot may have been taken since: arming anew reports what is ready now.
+        const bool edge = (same->events & EPOLLET) != 0 && !exclusive && !fired(same->events);
+        if (!equal || edge) watches_.emplace_back(Watch{epoll, same->fd, same->events, same->data, true});
+      }
+      for (std::size_t at = 0; at < set->entries.size(); ++at) {
+        const EpollEntry& entry = set->entries[at];
+        if (!kept[at]) watches_.emplace_back(Watch{epoll, entry.fd, entry.events, entry.data, false});
+      }
+    }
+  }
+
+  // Does the number name, after the rollback, the file that it names now?
+  [[nodiscard]] bool same_file_under(RemoteFd fd) const {
+    const model::Descriptor* const descriptor = wanted_.at(fd);
+    return descriptor != nullptr && stays(*descriptor);
+  }
+
+  // ------------------------------------------------------------------ for people
+  void differ(Sign sign, std::string object, std::string what) {
+    plan_.differences.push_back(
+        {.family = Family::descriptor, .sign = sign, .object = std::move(object), .text = std::move(what), .pages = 0});
+  }
+  static std::string on_off(bool on) { return on ? "on" : "off"; }
+
+  void describe() {
+    std::map<RemoteFd, int> all;
+    for (const auto& descriptor : wanted_.descriptors()) all[descriptor.fd];
+    for (const auto& descriptor : living_.descriptors()) all[descriptor.fd];
+    for (const auto& [fd, unused] : all) describe_number(fd, wanted_.at(fd), living_.at(fd));
+  }
+
+  void describe_number(RemoteFd fd, const model::Descriptor* wanted, const model::Descriptor* there) {
+    if (wanted == nullptr) {
+      const std::string what = model::describe(living_.file(there->open_file));
+      differ(Sign::added, fmt::format("descriptor {}", fd.value), "opened since: " + what);
+      return;
+    }
+    const OpenFile& file = wanted_.file(wanted->open_file);
+    const std::string object = fmt::format("descriptor {} ({})", fd.value, model::describe(file));
+    if (there == nullptr) {
+      differ(Sign::removed, object, "closed since");
+    } else if (living_of_[wanted->open_file] == there->open_file) {
+      if (wanted->close_on_exec != there->close_on_exec) {
+        differ(Sign::changed, object, fmt::format("close-on-exec {} -> {}", on_off(wanted->close_on_exec), on_off(there->close_on_exec)));
+      }
+    } else if (!replaced_by_its_like(*wanted, *there)) {
+      differ(Sign::changed, object, "replaced since by " + model::describe(living_.file(there->open_file)));
+    }
+    if (wanted_.numbers(wanted->open_file).front() != fd) return;
+    if (living_of_[wanted->open_file]) {
+      describe_file(object, file, living_.file(*living_of_[wanted->open_file]));
+    } else if (there != nullptr && replaced_by_its_like(*wanted, *there)) {
+      describe_file(object, file, living_.file(there->open_file));
+    }
+  }
+
+  // An object that is made anew only because what it holds cannot be put right in place.
+  [[nodiscard]] bool replaced_by_its_like(const model::Descriptor& wanted, const model::Descriptor& there) const {
+    return !living_of_[wanted.open_file] && !wanted_of_[there.open_file] &&
+           living_.file(there.open_file).same_as == wanted.open_file &&
+           compatible(wanted_.file(wanted.open_file), living_.file(there.open_file));
+  }
+
+  void describe_file(const std::string& object, const OpenFile& file, const OpenFile& living) {
+    const auto changed = [&](std::string what) { differ(Sign::changed, object, std::move(what)); };
+    if (((file.status_flags ^ living.status_flags) & kChangeableFlags) != 0) {
+      changed(fmt::format("status flags {:#o} -> {:#o}", file.status_flags, living.status_flags));
+    }
+    if (file.owner != living.owner || file.owner_type != living.owner_type) changed(fmt::format("owner {} -> {}", file.owner, living.owner));
+    if (file.owner_signal != living.owner_signal) changed(fmt::format("signal {} -> {}", file.owner_signal, living.owner_signal));
+    if (living.locked) changed("locked since");
+    if (position_of(file) != position_of(living)) {
+      changed(fmt::format("position {} -> {}", position_of(file).value_or(0), position_of(living).value_or(0)));
+    }
+    if (const auto* const counter = std::get_if<EventCounter>(&file.object)) {
+      const auto& now = std::get<EventCounter>(living.object);
+      if (counter->count != now.count) changed(fmt::format("count {} -> {}", counter->count, now.count));
+    } else if (const auto* const pipe = std::get_if<PipeEnd>(&file.object)) {
+      const auto& now = std::get<PipeEnd>(living.object);
+      if (!pipe->outside && pipe->bytes != now.bytes) changed(bytes_text(pipe->bytes, now.bytes));
+      if (!pipe->outside && pipe->capacity != now.capacity) changed(fmt::format("capacity {} -> {}", pipe->capacity, now.capacity));
+    } else if (const auto* const socket = std::get_if<StreamSocket>(&file.object)) {
+      describe_socket(object, *socket, std::get<StreamSocket>(living.object));
+    } else if (const auto* const set = std::get_if<EpollSet>(&file.object)) {
+      describe_epoll(object, *set, std::get<EpollSet>(living.object));
+    }
+  }
+
+  static std::string bytes_text(const std::vector<std::byte>& wanted, const std::vector<std::byte>& living) {
+    if (wanted.size() == living.size()) return fmt::format("the {} unread bytes are others", wanted.size());
+    return fmt::format("unread bytes {} -> {}", wanted.size(), living.size());
+  }
+
+  void describe_socket(const std::string& object, const StreamSocket& socket, const StreamSocket& now) {
+    const auto changed = [&](std::string what) { differ(Sign::changed, object, std::move(what)); };
+    if (socket.state != now.state) changed("its peer has gone since");
+    if ((socket.peer_inode != 0 || socket.state == SocketState::hung_up) && socket.received != now.received) {
+      changed(bytes_text(socket.received, now.received));
+    }
+    if (now.state == SocketState::hung_up) return;
+    if (socket.backlog != now.backlog) changed(fmt::format("backlog {} -> {}", socket.backlog, now.backlog));
+    if (socket.peer_inode != 0 && socket.shutdown != now.shutdown) changed("shut down since");
+    std::size_t options = 0;
+    for (const model::SocketOption& option : socket.options) options += std::ranges::find(now.options, option) == now.options.end() ? 1U : 0U;
+    if (options != 0) changed(fmt::format("{} socket option{} changed", options, options == 1 ? "" : "s"));
+  }
+
+  void describe_epoll(const std::string& object, const EpollSet& set, const EpollSet& now) {
+    for (const EpollEntry& entry : set.entries) {
+      const auto same = std::ranges::find_if(now.entries, [&](const EpollEntry& e) { return e.fd == entry.fd && !e.stale; });
+      if (same == now.entries.end()) {
+        differ(Sign::changed, object, fmt::format("watches {} no more", entry.fd.value));
+      } else if (!same_events(entry.events, same->events) || entry.data != same->data) {
+        differ(Sign::changed, object, fmt::format("watches {} for {:#x} -> {:#x}", entry.fd.value, entry.events, same->events));
+      }
+    }
+    for (const EpollEntry& entry : now.entries) {
+      if (std::ranges::find(set.entries, entry.fd, &EpollEntry::fd) == set.entries.end()) {
+        differ(Sign::changed, object, fmt::format("watches {} since", entry.fd.value));
+      }
+    }
+  }
+
+  void note_gone() {
+    for (const DescriptorOperation& operation : made_) {
+      const auto* const gone = std::get_if<MakeHungUp>(&operation);
+      if (gone == nullptr || wanted_.as<StreamSocket>(gone->file)->state == SocketState::hung_up) continue;
+      plan_.notes.push_back(name(gone->file) + ": closed since the snapshot: gone; the program will see the end of the connection");
+    }
+    for (std::size_t wanted = 0; wanted < wanted_.files(); ++wanted) {
+      const auto* const pipe = wanted_.as<PipeEnd>(wanted);
+      if (pipe != nullptr && pipe->outside && living_of_[wanted]) {
+        plan_.notes.push_back(name(wanted) + ": leads out of the task; kept with what is in it");
+      }
+    }
+  }
+
+  void assemble() {
+    note_gone();
+    for (auto* const part : {&made_, &unwatches_, &closes_, &places_, &rights_, &watches_}) {
+      plan_.operations.insert(plan_.operations.end(), part->begin(), part->end());
+    }
+  }
+
+  static constexpr std::uint64_t kSemaphoreDrain = 1024;
+
+  Table wanted_;
+  Table living_;
+  std::vector<std::optional<std::size_t>> living_of_;
+  std::vector<std::optional<std::size_t>> wanted_of_;
+  std::vector<DescriptorOperation> made_, unwatches_, closes_, places_, rights_, watches_;
+  DescriptorPlan plan_;
+};
+
+}  // namespace
+
+DescriptorPlan plan_descriptors(const DescriptorTable& wanted, const DescriptorTable& living) { return Planner(wanted, living).plan(); }
+
+std::string text(const DescriptorOperation& operation) {
+  const auto pipe_end = [](const std::optional<std::size_t>& end) { return end ? fmt::format("file {}", *end) : std::string("closed"); };
+  return std::visit(
+      overloaded{
+          [](const TakeHeld& o) { return fmt::format("give the task the held file {}", o.file); },
+          [](const TakeLiving& o) { return fmt::format("keep descriptor {} for file {}", o.from.value, o.file); },
+          [&](const MakePipe& o) { return fmt::format("make a pipe: read end {}, write end {}", pipe_end(o.read_end), pipe_end(o.write_end)); },
+          [](const MakeEventCounter& o) { return fmt::format("make an eventfd: file {}", o.file); },
+          [](const MakeEpollSet& o) { return fmt::format("make an epoll set: file {}", o.file); },
+          [](const MakeSocket& o) { return fmt::format("make a socket: file {}", o.file); },
+          [](const MakeSocketPair& o) { return fmt::format("make a socket pair: files {} and {}", o.first, o.second); },
+          [](const MakeHungUp& o) { return fmt::format("make a socket whose peer is gone: file {}", o.file); },
+          [](const Unwatch& o) { return fmt::format("epoll set {}: watch {} no more", o.epoll.value, o.fd.value); },
+          [](const CloseDescriptor& o) { return fmt::format("close descriptor {}", o.fd.value); },
+          [](const Place& o) {
+            return o.from ? fmt::format("descriptor {}: duplicate of {}", o.to.value, o.from->value)
+                          : fmt::format("descriptor {}: file {}", o.to.value, o.file);
+          },
+          [](const SetCloseOnExec& o) { return fmt::format("descriptor {}: close-on-exec {}", o.fd.value, o.on ? "on" : "off"); },
+          [](const SetStatusFlags& o) { return fmt::format("descriptor {}: status flags {:#o}", o.fd.value, o.flags); },
+          [](const SetOwner& o) { return fmt::format("descriptor {}: owner {}, signal {}", o.fd.value, o.owner, o.signal); },
+          [](const Seek& o) { return fmt::format("descriptor {}: position {}", o.fd.value, o.position); },
+          [](const Unlock& o) { return fmt::format("descriptor {}: unlock", o.fd.value); },
+          [](const RefillPipe& o) { return fmt::format("pipe {} -> {}: put its unread bytes back", o.write_end.value, o.read_end.value); },
+          [](const SetCount& o) { return fmt::format("eventfd {}: count {}", o.fd.value, o.count); },
+          [](const SetOption& o) { return fmt::format("socket {}: option {}/{}", o.fd.value, o.option.level, o.option.name); },
+          [](const Listen& o) { return fmt::format("socket {}: backlog {}", o.fd.value, o.backlog); },
+          [](const Watch& o) {
+            return fmt::format("epoll set {}: {} {} for {:#x}", o.epoll.value, o.modify ? "watch again" : "watch", o.fd.value, o.events);
+          },
+      },
+      operation);
+}
+
+const std::array<KindRule, 10> kKindRules{{
+    {"regular file", "position, status flags, close-on-exec, owner and signal (F_SETOWN, F_SETSIG); locks taken since are released",
+     "what is in the file, its name", "the very same open file, held by the keeper; also when it was deleted"},
+    {"directory", "position, flags", "what is in it", "the very same open file, held by the keeper"},
+    {"memory device, terminal", "flags", "terminal settings, unread input",
+     "the very same open file, held by the keeper; refused where an epoll set of the task watched it"},
+    {"pipe inside the task", "unread bytes, capacity, flags", "", "made anew, with its bytes"},
+    {"pipe that leads out of the task", "flags", "the bytes in it", "refused"},
+    {"eventfd", "count, flags", "", "made anew"},
+    {"epoll set", "entries: numbers, events, data", "", "made anew; a file that was made anew is watched anew"},
+    {"socket, fresh, bound or listening (TCP, unix)", "address, options, backlog", "connections waiting to be accepted",
+     "made anew; refused if the address was taken by somebody else"},
+    {"unix socket pair inside the task", "unread bytes, options, shutdown", "", "made anew, with its bytes"},
+    {"connection to a peer outside (TCP, unix)", "flags, options", "the connection and what is under way in it",
+     "gone: the number gets a stream socket whose peer has hung up"},
+}};
+
+std::string kind_rules_markdown() {
+  std::string out = "| kind | goes back | stays as it is | closed since the snapshot |\n|---|---|---|---|\n";
+  for (const KindRule& rule : kKindRules) {
+    out += fmt::format("| {} | {} | {} | {} |\n", rule.kind, rule.goes_back, rule.stays, rule.closed_since);
+  }
+  return out;
+}
+
+}  // namespace relive::diff

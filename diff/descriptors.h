@@ -1,0 +1,154 @@
+// What differs between two descriptor tables, and what removes the difference. Pure.
+//
+// A wanted open file is first looked for among the living ones: the very same description (OpenFile::same_as), or, for
+// objects that live inside the task only (pipes, eventfds, epoll sets, socket pairs, listening sockets), one of the same
+// kind at the same number: which of two such objects stands there makes no difference to the program, and what it holds
+// is put right in place. What is not found is taken from the keeper's holds, or made anew beside the living table, or
+// refused by name.
+//
+// Then every wanted number is filled: where it already names the right file nothing is done, else dup3(2) puts the file
+// there from a number that keeps it, or from a spare. So numbers may be permuted at will.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <variant>
+#include <vector>
+
+#include "diff/difference.h"
+#include "model/descriptor.h"
+
+namespace relive::diff {
+
+// `file` is an index into the wanted table's open_files throughout.
+
+// --- prepared beside the living table; all that can fail
+struct TakeHeld {  // the keeper's duplicate goes to a spare number
+  std::size_t file;
+};
+struct TakeLiving {  // a second number for a living file that the table is about to lose or move
+  std::size_t file;
+  model::RemoteFd from;
+};
+struct MakePipe {  // with its unread bytes and capacity; an end that is not wanted is closed
+  std::optional<std::size_t> read_end;
+  std::optional<std::size_t> write_end;
+};
+struct MakeEventCounter {
+  std::size_t file;
+};
+struct MakeEpollSet {  // empty; Watch fills it
+  std::size_t file;
+};
+struct MakeSocket {  // fresh, bound or listening
+  std::size_t file;
+};
+struct MakeSocketPair {  // with the unread bytes of both
+  std::size_t first;
+  std::size_t second;
+};
+struct MakeHungUp {  // a stream socket whose peer is gone: what was unread, then end of file
+  std::size_t file;
+};
+
+// --- committed, in this order
+struct Unwatch {  // while the numbers are still the living table's
+  model::RemoteFd epoll;
+  model::RemoteFd fd;
+};
+struct CloseDescriptor {
+  model::RemoteFd fd;
+};
+struct Place {
+  std::size_t file;
+  std::optional<model::RemoteFd> from;  // none: from the file's spare number
+  model::RemoteFd to;
+  bool close_on_exec;
+};
+struct SetCloseOnExec {
+  model::RemoteFd fd;
+  bool on;
+};
+struct SetStatusFlags {
+  model::RemoteFd fd;
+  std::uint32_t flags;
+};
+struct SetOwner {
+  model::RemoteFd fd;
+  std::int32_t type;
+  std::int32_t owner;
+  std::int32_t signal;
+};
+struct Seek {
+  model::RemoteFd fd;
+  std::int64_t position;
+};
+struct Unlock {  // every lock and lease that was taken through it
+  model::RemoteFd fd;
+};
+struct RefillPipe {  // `file` is the read end; `flags` are the status flags that its ends end up with
+  std::size_t file;
+  model::RemoteFd read_end;
+  model::RemoteFd write_end;
+  std::uint32_t read_flags;
+};
+struct SetCount {
+  model::RemoteFd fd;
+  std::uint64_t count;
+  std::uint32_t flags;
+};
+struct SetOption {
+  model::RemoteFd fd;
+  model::SocketOption option;
+};
+struct Listen {
+  model::RemoteFd fd;
+  int backlog;
+};
+struct Watch {
+  model::RemoteFd epoll;
+  model::RemoteFd fd;
+  std::uint32_t events;
+  std::uint64_t data;
+  bool modify;  // the entry is there; also used to arm an edge-triggered one anew
+};
+
+using DescriptorOperation =
+    std::variant<TakeHeld, TakeLiving, MakePipe, MakeEventCounter, MakeEpollSet, MakeSocket, MakeSocketPair, MakeHungUp, Unwatch,
+                 CloseDescriptor, Place, SetCloseOnExec, SetStatusFlags, SetOwner, Seek, Unlock, RefillPipe, SetCount, SetOption,
+                 Listen, Watch>;
+
+// One line for --dry-run: "close descriptor 9".
+std::string text(const DescriptorOperation& operation);
+
+struct DescriptorPlan {
+  std::vector<Difference> differences;
+  std::vector<Refusal> refusals;
+  std::vector<DescriptorOperation> operations;  // in the order in which they are carried out
+  std::vector<std::string> notes;               // "descriptor 9 (socket a -> b): connection kept"
+};
+
+// REQUIRES: capture::unhandled(wanted) is empty; `living` was captured against `wanted`. A plan with refusals is not to be
+// carried out.
+DescriptorPlan plan_descriptors(const model::DescriptorTable& wanted, const model::DescriptorTable& living);
+
+// What a rollback does with each kind of descriptor; docs/descriptors.md shows this table.
+struct KindRule {
+  std::string_view kind;
+  std::string_view goes_back;
+  std::string_view stays;
+  std::string_view closed_since;  // how it comes back
+};
+extern const std::array<KindRule, 10> kKindRules;
+// The rules as a Markdown table.
+std::string kind_rules_markdown();
+
+// The flags of open(2) that fcntl(F_SETFL) can change.
+inline constexpr std::uint32_t kChangeableFlags = 02000 /* O_APPEND */ | 04000 /* O_NONBLOCK */ | 020000 /* O_ASYNC */ |
+                                                  040000 /* O_DIRECT */ | 01000000 /* O_NOATIME */;
+
+}  // namespace relive::diff
