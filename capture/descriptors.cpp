@@ -82,7 +82,6 @@ class Reader {
       : visit_(visit), task_(visit.task()), tid_(visit.driver().value), snapshot_(snapshot), holds_(holds) {}
 
   Result<DescriptorTable> read() {
-    RELIVE_TRY(check_shared_by_all_threads());
     RELIVE_TRY(list());
     RELIVE_TRY(read_close_on_exec());
     for (std::size_t index = 0; index < table_.descriptors.size(); ++index) RELIVE_TRY(read_one(table_.descriptors[index]));
@@ -94,19 +93,6 @@ class Reader {
   }
 
  private:
-  Result<void> check_shared_by_all_threads() {
-    for (const task::FrozenThread& thread : task_.threads()) {
-      if (thread.tid.value == tid_) continue;
-      const long answer = ::syscall(SYS_kcmp, tid_, thread.tid.value, KCMP_FILES, 0, 0);
-      if (answer < 0) return fail_errno("kcmp", "KCMP_FILES");
-      if (answer != 0) {
-        return fail(ErrorKind::refused, fmt::format("thread {} has a descriptor table of its own", thread.tid.value),
-                    "this release rolls back tasks whose threads share one table");
-      }
-    }
-    return {};
-  }
-
   Result<void> list() {
     UniqueFd directory = RELIVE_TRY(task::open_proc(task_.pid(), fmt::format("task/{}/fd", tid_), O_RDONLY | O_DIRECTORY));
     const std::unique_ptr<DIR, int (*)(DIR*)> stream(::fdopendir(directory.get()), ::closedir);

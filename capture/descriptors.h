@@ -20,7 +20,8 @@ namespace relive::capture {
 // Reads the table. With a snapshot's table (and the holds that belong to it), OpenFile::same_as says which of the
 // snapshot's descriptions still live: by kcmp(2) against a held duplicate, else by the object's own identity (pipe and
 // socket inode, eventfd-id). Epoll sets have no identity: diff finds them by their numbers.
-// Errors: refused (a thread with a descriptor table of its own; unread unix messages that carry descriptors), system.
+// REQUIRES: all threads share one table (capture/process.h refuses others).
+// Errors: refused (unread unix messages that carry descriptors), system.
 // The task is unchanged after every one.
 Result<model::DescriptorTable> read_descriptors(parasite::Visit& visit, const model::DescriptorTable* snapshot,
                                                 const Holds* holds);

@@ -335,10 +335,12 @@ class Planner {
       const RemoteFd fd = wanted_.numbers(wanted).front();
       if (living_of_[wanted]) {
         put_right_living(wanted, file, living_.file(*living_of_[wanted]), fd);
-      } else if (model::may_be_held(file) && (file.status_flags & O_PATH) == 0) {
-        // What became of it before it was closed is not known.
+      } else if ((file.status_flags & O_PATH) == 0) {
+        // A held one: what became of it before it was closed is not known. A new one: it has the flags of a new one.
         rights_.emplace_back(SetStatusFlags{fd, file.status_flags});
-        rights_.emplace_back(SetOwner{fd, file.owner_type, file.owner, file.owner_signal});
+        if (model::may_be_held(file) || file.owner != 0 || file.owner_signal != 0) {
+          rights_.emplace_back(SetOwner{fd, file.owner_type, file.owner, file.owner_signal});
+        }
         if (const auto position = position_of(file)) rights_.emplace_back(Seek{fd, *position});
       }
     }
@@ -361,7 +363,7 @@ class Planner {
     if (position_of(file) != position_of(living)) rights_.emplace_back(Seek{fd, *position_of(file)});
     if (const auto* const counter = std::get_if<EventCounter>(&file.object)) {
       if (counter->count != std::get<EventCounter>(living.object).count) {
-        rights_.emplace_back(SetCount{fd, counter->count, file.status_flags});
+        contents_.emplace_back(SetCount{fd, counter->count, file.status_flags});
       }
     } else if (const auto* const pipe = std::get_if<PipeEnd>(&file.object)) {
       if (!pipe->write_end && !pipe->outside && pipe->bytes != std::get<PipeEnd>(living.object).bytes) refill(wanted, *pipe, fd);
@@ -379,7 +381,7 @@ class Planner {
         const auto* const reader = wanted_.as<PipeEnd>(before);
         if (reader != nullptr && reader->identity == pipe.identity && !reader->write_end) return;
       }
-      rights_.emplace_back(RefillPipe{wanted, fd, wanted_.numbers(other).front(), wanted_.file(wanted).status_flags});
+      contents_.emplace_back(RefillPipe{wanted, fd, wanted_.numbers(other).front(), wanted_.file(wanted).status_flags});
       return;
     }
   }
@@ -395,7 +397,10 @@ class Planner {
       const auto now = std::ranges::find_if(living.options, [&](const model::SocketOption& other) {
         return other.level == option.level && other.name == option.name;
       });
-      if (now == living.options.end() || now->value != option.value) rights_.emplace_back(SetOption{fd, option});
+      if (now != living.options.end() && now->value == option.value) continue;
+      made_.emplace_back(SetOption{.from = living_.numbers(*living_of_[wanted]).front(),
+                                   .option = option,
+                                   .living = now == living.options.end() ? std::vector<std::byte>{} : now->value});
     }
     if (socket.state == SocketState::listening && socket.backlog != living.backlog) rights_.emplace_back(Listen{fd, socket.backlog});
   }
@@ -557,7 +562,7 @@ class Planner {
 
   void assemble() {
     note_gone();
-    for (auto* const part : {&made_, &unwatches_, &closes_, &places_, &rights_, &watches_}) {
+    for (auto* const part : {&made_, &unwatches_, &closes_, &places_, &rights_, &contents_, &watches_}) {
       plan_.operations.insert(plan_.operations.end(), part->begin(), part->end());
     }
   }
@@ -568,7 +573,7 @@ class Planner {
   Table living_;
   std::vector<std::optional<std::size_t>> living_of_;
   std::vector<std::optional<std::size_t>> wanted_of_;
-  std::vector<DescriptorOperation> made_, unwatches_, closes_, places_, rights_, watches_;
+  std::vector<DescriptorOperation> made_, unwatches_, closes_, places_, rights_, contents_, watches_;
   DescriptorPlan plan_;
 };
 
@@ -601,7 +606,7 @@ std::string text(const DescriptorOperation& operation) {
           [](const Unlock& o) { return fmt::format("descriptor {}: unlock", o.fd.value); },
           [](const RefillPipe& o) { return fmt::format("pipe {} -> {}: put its unread bytes back", o.write_end.value, o.read_end.value); },
           [](const SetCount& o) { return fmt::format("eventfd {}: count {}", o.fd.value, o.count); },
-          [](const SetOption& o) { return fmt::format("socket {}: option {}/{}", o.fd.value, o.option.level, o.option.name); },
+          [](const SetOption& o) { return fmt::format("socket {}: option {}/{}", o.from.value, o.option.level, o.option.name); },
           [](const Listen& o) { return fmt::format("socket {}: backlog {}", o.fd.value, o.backlog); },
           [](const Watch& o) {
             return fmt::format("epoll set {}: {} {} for {:#x}", o.epoll.value, o.modify ? "watch again" : "watch", o.fd.value, o.events);

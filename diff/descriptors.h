@@ -54,6 +54,11 @@ struct MakeSocketPair {  // with the unread bytes of both
 struct MakeHungUp {  // a stream socket whose peer is gone: what was unread, then end of file
   std::size_t file;
 };
+struct SetOption {  // on a living socket; nobody runs who could see it before commit, and it can be undone
+  model::RemoteFd from;  // its number in the living table
+  model::SocketOption option;
+  std::vector<std::byte> living;  // the option's value now; empty if not known
+};
 
 // --- committed, in this order
 struct Unwatch {  // while the numbers are still the living table's
@@ -90,7 +95,7 @@ struct Seek {
 struct Unlock {  // every lock and lease that was taken through it
   model::RemoteFd fd;
 };
-struct RefillPipe {  // `file` is the read end; `flags` are the status flags that its ends end up with
+struct RefillPipe {  // `file` is the read end, `read_flags` the status flags that it ends up with
   std::size_t file;
   model::RemoteFd read_end;
   model::RemoteFd write_end;
@@ -100,10 +105,6 @@ struct SetCount {
   model::RemoteFd fd;
   std::uint64_t count;
   std::uint32_t flags;
-};
-struct SetOption {
-  model::RemoteFd fd;
-  model::SocketOption option;
 };
 struct Listen {
   model::RemoteFd fd;
@@ -118,9 +119,8 @@ struct Watch {
 };
 
 using DescriptorOperation =
-    std::variant<TakeHeld, TakeLiving, MakePipe, MakeEventCounter, MakeEpollSet, MakeSocket, MakeSocketPair, MakeHungUp, Unwatch,
-                 CloseDescriptor, Place, SetCloseOnExec, SetStatusFlags, SetOwner, Seek, Unlock, RefillPipe, SetCount, SetOption,
-                 Listen, Watch>;
+    std::variant<TakeHeld, TakeLiving, MakePipe, MakeEventCounter, MakeEpollSet, MakeSocket, MakeSocketPair, MakeHungUp, SetOption, Unwatch,
+                 CloseDescriptor, Place, SetCloseOnExec, SetStatusFlags, SetOwner, Seek, Unlock, RefillPipe, SetCount, Listen, Watch>;
 
 // One line for --dry-run: "close descriptor 9".
 std::string text(const DescriptorOperation& operation);

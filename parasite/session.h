@@ -112,6 +112,12 @@ class Visit {
   // The lowest descriptor number from `from` on that is free in the task and was not handed out by this call before in
   // this visit. Limited by RLIMIT_NOFILE: refused by name when none is left.
   Result<model::RemoteFd> spare_descriptor();
+  // The numbers that the kernel will give to the next `count` descriptors the task opens: the lowest free ones. So one
+  // program can make something and move it to a spare number.
+  Result<std::vector<model::RemoteFd>> next_descriptors(std::size_t count);
+  // A program has filled, or emptied, a number for longer than it ran.
+  void note_open(model::RemoteFd fd);
+  void note_closed(model::RemoteFd fd);
   // A free range of `bytes` of the task's address space, kept for this visit (nothing is mapped there yet).
   Result<model::TaskAddress> spare_range(std::uint64_t bytes);
 

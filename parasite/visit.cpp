@@ -383,6 +383,19 @@ Result<RemoteFd> Visit::spare_descriptor() {
   return RemoteFd{number};
 }
 
+Result<std::vector<RemoteFd>> Visit::next_descriptors(std::size_t count) {
+  RELIVE_TRY(learn_descriptors());
+  std::vector<RemoteFd> next;
+  for (int number = 0; next.size() < count; ++number) {
+    if (!state_->open.contains(number)) next.push_back(RemoteFd{number});
+  }
+  return next;
+}
+
+void Visit::note_open(RemoteFd fd) { state_->open.insert(fd.value); }
+
+void Visit::note_closed(RemoteFd fd) { state_->open.erase(fd.value); }
+
 Result<void> Visit::open_channel() {
   if (state_->channel) return {};
   const RemoteFd spare = RELIVE_TRY(spare_descriptor());
@@ -402,6 +415,7 @@ Result<void> Visit::open_channel() {
   RELIVE_TRY(run(settle));
   state_->channel = RELIVE_TRY(std::move(borrowed));
   state_->remote_channel = spare.value;
+  state_->open.insert(spare.value);
   return {};
 }
 
