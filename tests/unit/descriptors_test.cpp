@@ -61,7 +61,12 @@ OpenFile counter(std::uint64_t id, std::uint64_t count) {
   return {.status_flags = O_RDWR, .object = EventCounter{.id = id, .count = count}};
 }
 OpenFile tcp(std::uint64_t inode, SocketState state, std::uint16_t local, std::uint16_t peer = 0) {
-  StreamSocket socket{.inode = inode, .family = AF_INET, .protocol = IPPROTO_TCP, .state = state, .local = address(local)};
+  StreamSocket socket;
+  socket.inode = inode;
+  socket.family = AF_INET;
+  socket.protocol = IPPROTO_TCP;
+  socket.state = state;
+  socket.local = address(local);
   if (peer != 0) socket.peer = address(peer);
   return {.status_flags = O_RDWR, .object = socket};
 }
@@ -152,7 +157,7 @@ TEST(DescriptorPlanTest, APipeOutOfTheTaskThatWasClosedIsRefusedByName) {
 
 TEST(DescriptorPlanTest, AFileInAnEpollSetMayNotBeHeldAndIsRefusedWhenClosed) {
   Builder wanted;
-  OpenFile terminal{.status_flags = O_RDWR, .watched = true, .object = model::DeviceFile{.path = "/dev/pts/3", .terminal = true}};
+  OpenFile terminal{.status_flags = O_RDWR, .watched = true, .object = model::DeviceFile{.path = "/dev/pts/3", .identity = {1, 2}, .terminal = true}};
   wanted.at(0, wanted.file(terminal));
   EXPECT_THAT(plan_descriptors(wanted.table, {}).refusals, SizeIs(1));
 }
