@@ -1,0 +1,181 @@
+#include "cli/json.h"
+
+#include <fmt/format.h>
+
+#include <nlohmann/json.hpp>
+
+#include "cli/exit_code.h"
+
+namespace relive::cli {
+
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+std::string dump(const Json& value) { return value.dump(2, ' ', false, Json::error_handler_t::replace); }
+
+Json of(const Error& error) {
+  return {{"kind", kind_name(error.kind)}, {"message", error.text()}, {"what", error.what},
+          {"errno", error.errno_value},    {"hint", error.hint},      {"context", error.context}};
+}
+
+Json of(const std::vector<diff::Refusal>& refusals) {
+  Json list = Json::array();
+  for (const auto& refusal : refusals)
+    list.push_back({{"object", refusal.object}, {"reason", refusal.reason}, {"hint", refusal.hint}});
+  return list;
+}
+
+Json of(const rollback::SnapshotInfo& info) {
+  return {{"snapshot", info.name},         {"pid", info.pid.value}, {"command", info.command},
+          {"created_ns", info.created_ns}, {"tasks", info.tasks},   {"threads", info.threads},
+          {"mappings", info.mappings},     {"pages", info.pages},   {"descriptors", info.descriptors},
+          {"tracker", info.tracker}};
+}
+
+std::string_view sign_name(diff::Sign sign) {
+  switch (sign) {
+    case diff::Sign::added:
+      return "added";
+    case diff::Sign::removed:
+      return "removed";
+    case diff::Sign::changed:
+      return "changed";
+  }
+  return "?";
+}
+
+}  // namespace
+
+std::string_view kind_name(ErrorKind kind) {
+  switch (kind) {
+    case ErrorKind::usage:
+      return "usage";
+    case ErrorKind::not_found:
+      return "not_found";
+    case ErrorKind::refused:
+      return "refused";
+    case ErrorKind::permission:
+      return "permission";
+    case ErrorKind::busy:
+      return "busy";
+    case ErrorKind::unsupported:
+      return "unsupported";
+    case ErrorKind::task_died:
+      return "task_died";
+    case ErrorKind::system:
+      return "system";
+    case ErrorKind::injected:
+      return "injected";
+  }
+  return "?";
+}
+
+std::string error_json(const Error& error) {
+  return dump({{"error", of(error)}, {"exit_code", static_cast<int>(exit_code(error.kind))}});
+}
+
+std::string snapshot_json(const rollback::SnapshotReport& report, std::uint64_t total_us) {
+  Json object = of(report.info);
+  object["frozen_us"] = report.frozen_us;
+  object["total_us"] = total_us;
+  object["pages_copied"] = report.pages_copied;
+  object["faults_passed"] = report.faults_passed;
+  return dump(object);
+}
+
+std::string rollback_json(const rollback::RollbackReport& report, std::string_view snapshot, int pid, bool dry_run,
+                          std::uint64_t total_us) {
+  Json stages = Json::array();
+  for (const auto& stage : report.stages) stages.push_back({{"name", stage.name}, {"us", stage.us}});
+  Json object = {{"fate", apply::fate_name(report.fate)},
+                 {"snapshot", snapshot},
+                 {"pid", pid},
+                 {"dry_run", dry_run},
+                 {"frozen_us", report.frozen_us},
+                 {"total_us", total_us},
+                 {"tasks", report.tasks},
+                 {"threads", report.threads},
+                 {"pages", report.pages},
+                 {"mappings", report.mappings},
+                 {"descriptors", report.descriptors},
+                 {"tracker", report.tracker},
+                 {"stages", stages},
+                 {"notes", report.notes},
+                 {"refusals", of(report.refusals)},
+                 {"faults_passed", report.faults_passed}};
+  if (dry_run) object["plan"] = report.plan;
+  if (report.error) object["error"] = of(*report.error);
+  return dump(object);
+}
+
+std::string diff_json(const rollback::DiffReport& report, std::string_view snapshot, int pid) {
+  Json differences = Json::array();
+  for (const auto& difference : report.differences) {
+    Json one = {{"family", diff::family_name(difference.family)},
+                {"sign", sign_name(difference.sign)},
+                {"object", difference.object},
+                {"text", difference.text}};
+    if (difference.family == diff::Family::page) one["pages"] = difference.pages;
+    differences.push_back(std::move(one));
+  }
+  return dump({{"snapshot", snapshot},
+               {"pid", pid},
+               {"frozen_us", report.frozen_us},
+               {"differences", differences},
+               {"refusals", of(report.refusals)}});
+}
+
+std::string list_json(const std::vector<rollback::SnapshotInfo>& snapshots) {
+  Json list = Json::array();
+  for (const auto& info : snapshots) list.push_back(of(info));
+  return dump({{"snapshots", list}});
+}
+
+std::string show_json(const rollback::ShowReport& report) {
+  Json object = of(report.info);
+  Json process = Json::object();
+  for (const auto& value : report.process) process[value.name] = value.value;
+  Json threads = Json::array();
+  for (const auto& thread : report.threads)
+    threads.push_back({{"tid", thread.tid.value},
+                       {"name", thread.name},
+                       {"instruction", fmt::format("{:#x}", thread.instruction)},
+                       {"stack", fmt::format("{:#x}", thread.stack)},
+                       {"blocked_signals", fmt::format("{:#x}", thread.blocked_signals)},
+                       {"pending_signals", thread.pending_signals}});
+  Json mappings = Json::array();
+  for (const auto& mapping : report.mappings)
+    mappings.push_back({{"begin", fmt::format("{:#x}", mapping.range.begin)},
+                        {"end", fmt::format("{:#x}", mapping.range.end)},
+                        {"access", mapping.access},
+                        {"offset", mapping.offset},
+                        {"name", mapping.name}});
+  Json descriptors = Json::array();
+  for (const auto& descriptor : report.descriptors)
+    descriptors.push_back({{"fd", descriptor.fd},
+                           {"kind", descriptor.kind},
+                           {"text", descriptor.text},
+                           {"close_on_exec", descriptor.close_on_exec}});
+  object["process"] = process;
+  object["thread_list"] = threads;
+  object["mapping_list"] = mappings;
+  object["descriptor_list"] = descriptors;
+  return dump(object);
+}
+
+std::string drop_json(const rollback::DropReport& report, int pid, bool dry_run) {
+  return dump({{"pid", pid}, {"dry_run", dry_run}, {"dropped", report.dropped}});
+}
+
+std::string doctor_json(const std::vector<Finding>& findings, std::string_view tracker, bool ready) {
+  Json checks = Json::array();
+  for (const auto& finding : findings) {
+    Json one = {{"name", finding.name}, {"ok", finding.ok}, {"required", finding.required}, {"reason", finding.detail}};
+    if (!finding.ok) one["refused"] = finding.refused;
+    checks.push_back(std::move(one));
+  }
+  return dump({{"ready", ready}, {"tracker", tracker}, {"checks", checks}});
+}
+
+}  // namespace relive::cli

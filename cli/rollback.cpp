@@ -1,0 +1,107 @@
+#include <fmt/format.h>
+
+#include "cli/json.h"
+#include "cli/support.h"
+
+namespace relive::cli {
+
+namespace {
+
+ExitCode verdict(const rollback::RollbackReport& report, bool dry_run) {
+  if (dry_run && report.refusals.empty() && !report.error) return ExitCode::done;
+  if (report.fate == apply::Fate::untouched && report.error) return exit_code(report.error->kind);
+  return exit_code(report.fate);
+}
+
+std::string work_text(const rollback::RollbackReport& report) {
+  return fmt::format("{}, {}, {}, {}", count(report.threads, "thread", "threads"), count(report.pages, "page", "pages"),
+                     count(report.mappings, "mapping", "mappings"),
+                     count(report.descriptors, "descriptor", "descriptors"));
+}
+
+void print_dry_run(Output& output, const rollback::RollbackReport& report, std::string_view what) {
+  if (report.refusals.empty()) {
+    output.line(fmt::format("{} would go back: {}", what, work_text(report)));
+  } else {
+    output.line(fmt::format("{} would {}:", what, output.paint(Color::red, "not go back")));
+    print_refusals(output, report.refusals);
+  }
+  for (const auto& line : report.plan) output.line("  " + printable(line));
+}
+
+void print(Output& output, const rollback::RollbackReport& report, std::string_view what) {
+  switch (report.fate) {
+    case apply::Fate::done:
+      output.line(fmt::format("{} is {}: {}", what, output.paint(Color::green, "back"), work_text(report)));
+      output.line(
+          output.paint(Color::dim, fmt::format("  frozen {}, {} in all; tracker {}", milliseconds(report.frozen_us),
+                                               milliseconds(output.total_us()), report.tracker)));
+      break;
+    case apply::Fate::untouched:
+      output.line(fmt::format("{} was {} and runs on{}", what, output.paint(Color::yellow, "not touched"),
+                              report.refusals.empty() ? "" : "; what is in the way:"));
+      print_refusals(output, report.refusals);
+      break;
+    case apply::Fate::stopped:
+      output.line(fmt::format("{} is {}, half way back", what, output.paint(Color::red, "left stopped")));
+      break;
+    case apply::Fate::killed:
+      output.line(fmt::format("{} was {}, half way back", what, output.paint(Color::red, "killed")));
+      break;
+  }
+  for (const auto& note : report.notes) output.line("  " + printable(note));
+}
+
+Result<ExitCode> run(const Words& words, Output& output) {
+  rollback::RollbackOptions options;
+  options.name = RELIVE_TRY(words.snapshot_name("--to"));
+  options.dry_run = words.has("--dry-run");
+  options.on_failure = words.get("--on-failure") == "kill" ? rollback::OnFailure::kill : rollback::OnFailure::stop;
+  const auto key = RELIVE_TRY(task_of(words));
+  const auto registry = RELIVE_TRY(rollback::Registry::open());
+  const auto lock = RELIVE_TRY(registry.lock(key, "relive rollback"));
+  const auto report = RELIVE_TRY(rollback::ask_for<rollback::RollbackReport>(registry, request(key, options)));
+  const ExitCode code = verdict(report, options.dry_run);
+  if (output.json()) {
+    output.line(rollback_json(report, options.name, key.pid.value, options.dry_run, output.total_us()));
+    return code;
+  }
+  const std::string what = fmt::format("{} at '{}'", key.pid.value, options.name);
+  if (options.dry_run)
+    print_dry_run(output, report, fmt::format("{} to '{}'", key.pid.value, options.name));
+  else
+    print(output, report, report.fate == apply::Fate::done ? what : fmt::format("{}", key.pid.value));
+  if (report.error) {
+    Error error = *report.error;
+    output.error("relive rollback", error);
+  }
+  return code;
+}
+
+}  // namespace
+
+Command rollback_command() {
+  return {
+      .name = "rollback",
+      .group = Group::go_back,
+      .summary = "take a process back to a snapshot, in place",
+      .description =
+          "Same pid, same parent: memory, threads, descriptors, signals and timers become what they were. What cannot "
+          "be put back is\n"
+          "named, and then nothing is touched. The snapshot stays. Also installed as `rollback`.",
+      .positionals = {{"PID", "the process"}},
+      .options = {{"--to", "SNAPSHOT", "the snapshot's name", true, {}},
+                  {"--dry-run", "", "say what would be done, and do nothing", false, {}},
+                  {"--on-failure",
+                   "ACT",
+                   "what becomes of the process if the kernel breaks it off half way (default: stop)",
+                   false,
+                   {"stop", "kill"}}},
+      .examples = {{"see what would be done", "relive rollback --to before 1234 --dry-run"},
+                   {"go back", "rollback --to before 1234"},
+                   {"go back, and let a program read how it went", "rollback --to before 1234 --json"}},
+      .run = run,
+  };
+}
+
+}  // namespace relive::cli

@@ -1,0 +1,76 @@
+#include <fmt/format.h>
+
+#include "cli/json.h"
+#include "cli/support.h"
+
+namespace relive::cli {
+
+namespace {
+
+Result<rollback::SnapshotOptions> options_of(const Words& words) {
+  rollback::SnapshotOptions options;
+  if (words.has("--name")) options.name = RELIVE_TRY(words.snapshot_name("--name"));
+  options.replace = words.has("--replace");
+  if (words.has("--tracker")) options.tracker = RELIVE_TRY(tracking::parse_tracker(words.get("--tracker")));
+  return options;
+}
+
+// A keeper answers for the task from now on. A dead one's place is taken.
+Result<void> ensure_keeper(const rollback::Registry& registry, const rollback::TaskKey& key, Output& output) {
+  const bool known = registry.knows(key);
+  const auto connection = registry.connect(key);
+  if (connection) return {};
+  if (connection.error().kind != ErrorKind::not_found) return std::unexpected(connection.error());
+  if (known) output.diagnostic("relive snapshot: " + connection.error().what);
+  return rollback::start_keeper(key);
+}
+
+Result<ExitCode> run(const Words& words, Output& output) {
+  const auto options = RELIVE_TRY(options_of(words));
+  const auto key = RELIVE_TRY(task_of(words));
+  const auto registry = RELIVE_TRY(rollback::Registry::open());
+  const auto lock = RELIVE_TRY(registry.lock(key, "relive snapshot"));
+  RELIVE_TRY(ensure_keeper(registry, key, output));
+  const auto report = RELIVE_TRY(rollback::ask_for<rollback::SnapshotReport>(registry, request(key, options)));
+  const auto& info = report.info;
+  if (output.json()) {
+    output.line(snapshot_json(report, output.total_us()));
+    return ExitCode::done;
+  }
+  output.line(fmt::format("snapshot {} of {} {}: {}, {}, {}, {}", output.paint(Color::bold, info.name),
+                          printable(info.command), info.pid.value, count(info.threads, "thread", "threads"),
+                          count(info.pages, "page", "pages"), count(info.mappings, "mapping", "mappings"),
+                          count(info.descriptors, "descriptor", "descriptors")));
+  output.line(
+      output.paint(Color::dim, fmt::format("  frozen {}, {} in all; tracker {}; back with: relive rollback --to {} {}",
+                                           milliseconds(report.frozen_us), milliseconds(output.total_us()),
+                                           info.tracker, info.name, info.pid.value)));
+  return ExitCode::done;
+}
+
+}  // namespace
+
+Command snapshot_command() {
+  return {
+      .name = "snapshot",
+      .group = Group::go_back,
+      .summary = "remember the state of a running process",
+      .description =
+          "The process stands still for the time this takes and runs on. Its snapshots live in a keeper process of its "
+          "own,\n"
+          "until they are dropped or the process ends.",
+      .positionals = {{"PID", "the process"}},
+      .options = {{"--name", "NAME", "what to call it (default: the first free snap-N)", false, {}},
+                  {"--replace", "", "if there is one of that name, forget it", false, {}},
+                  {"--tracker",
+                   "TRACKER",
+                   "how changed pages are found; first snapshot only (default: the best, see doctor)",
+                   false,
+                   {"uffd", "soft-dirty", "compare"}}},
+      .examples = {{"remember the state of process 1234", "relive snapshot 1234 --name before"},
+                   {"move the snapshot forward", "relive snapshot 1234 --name before --replace"}},
+      .run = run,
+  };
+}
+
+}  // namespace relive::cli

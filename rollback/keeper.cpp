@@ -1,0 +1,227 @@
+#include "rollback/keeper.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <poll.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <csignal>
+#include <cstdlib>
+#include <utility>
+
+#include "base/fault.h"
+#include "base/log.h"
+
+namespace relive::rollback {
+
+namespace {
+
+bool has(const Engine& engine, std::string_view name) {
+  const auto snapshots = engine.list();
+  return std::ranges::any_of(snapshots, [&](const SnapshotInfo& info) { return info.name == name; });
+}
+
+std::string free_name(const Engine& engine) {
+  for (int number = 1;; ++number)
+    if (std::string name = fmt::format("snap-{}", number); !has(engine, name)) return name;
+}
+
+Result<void> require(const Engine& engine, std::string_view name) {
+  if (has(engine, name)) return {};
+  std::string known;
+  for (const auto& info : engine.list()) known += (known.empty() ? "" : ", ") + info.name;
+  return fail(ErrorKind::not_found, fmt::format("task {} has no snapshot '{}'", engine.pid().value, name),
+              known.empty() ? std::string("it has none") : "it has: " + known);
+}
+
+struct Serve {
+  Engine& engine;
+
+  Result<Answer> operator()(SnapshotOptions options) const {
+    if (options.name.empty()) options.name = free_name(engine);
+    return engine.snapshot(options);
+  }
+  Result<Answer> operator()(const RollbackOptions& options) const {
+    RELIVE_TRY(require(engine, options.name));
+    return engine.rollback(options);
+  }
+  Result<Answer> operator()(const DiffOptions& options) const {
+    RELIVE_TRY(require(engine, options.name));
+    return engine.diff(options.name);
+  }
+  Result<Answer> operator()(const ListOptions&) const { return ListReport{engine.list()}; }
+  Result<Answer> operator()(const ShowOptions& options) const {
+    RELIVE_TRY(require(engine, options.name));
+    const model::Task* task = engine.find(options.name);
+    if (task == nullptr) return fail(ErrorKind::system, "snapshot '" + options.name + "' has no model");
+    for (const auto& info : engine.list())
+      if (info.name == options.name) return show(info, *task);
+    return fail(ErrorKind::not_found, "snapshot '" + options.name + "' is gone");
+  }
+  Result<Answer> operator()(const DropOptions& options) const {
+    DropReport report;
+    if (!options.all) {
+      RELIVE_TRY(require(engine, options.name));
+      RELIVE_TRY(engine.drop(options.name));
+      report.dropped.push_back(options.name);
+      return report;
+    }
+    for (const auto& info : engine.list()) report.dropped.push_back(info.name);
+    RELIVE_TRY(engine.drop_all());
+    return report;
+  }
+};
+
+bool may_ask(int connection) {
+  ucred peer{};
+  socklen_t size = sizeof peer;
+  if (::getsockopt(connection, SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0) return false;
+  return peer.uid == ::geteuid() || peer.uid == 0;
+}
+
+// One client, from accept to close. Whatever it sends or fails to send harms only itself. Was it a request to change
+// the snapshots?
+bool attend(UniqueFd connection, const TaskKey& key, Engine& engine) {
+  if (!may_ask(connection.get())) return false;
+  const timeval patience{.tv_sec = 2, .tv_usec = 0};
+  ::setsockopt(connection.get(), SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
+  ::setsockopt(connection.get(), SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);
+  const auto bytes = receive_frame(connection.get(), kRequestLimit);
+  if (!bytes) {
+    log_debug("keeper: " + bytes.error().text());
+    return false;
+  }
+  const auto request = decode_request(*bytes);
+  Result<Answer> answer = std::unexpected(Error{});
+  if (!request)
+    answer = std::unexpected(request.error());
+  else if (request->key != key)
+    answer = fail(ErrorKind::usage,
+                  fmt::format("this is the keeper of {}, not of {}", key.pid.value, request->key.pid.value));
+  else
+    answer = serve(engine, *request);
+  if (const auto sent = send_frame(connection.get(), encode(answer)); !sent)
+    log_debug("keeper: " + sent.error().text());
+  return request && (std::holds_alternative<SnapshotOptions>(request->command) ||
+                     std::holds_alternative<DropOptions>(request->command));
+}
+
+// Those who came while the keeper was ending hear why.
+void turn_away(int listener, const Error& reason) {
+  for (;;) {
+    const UniqueFd connection(::accept4(listener, nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
+    if (!connection) return;
+    if (const auto sent = send_frame(connection.get(), encode(Result<Answer>(std::unexpected(reason)))); !sent)
+      continue;
+  }
+}
+
+struct Keeper {
+  Registry registry;
+  UniqueFd listener;
+  UniqueFd signals;
+  std::unique_ptr<Engine> engine;
+};
+
+void settle_in() {
+  ::prctl(PR_SET_NAME, "relive-keeper");
+  ::umask(077);
+  if (::chdir("/") != 0) log_debug("keeper: cannot stand in /");
+  ::signal(SIGPIPE, SIG_IGN);
+  ::signal(SIGHUP, SIG_IGN);
+  ::signal(SIGINT, SIG_IGN);
+  ::signal(SIGCHLD, SIG_DFL);
+  rlimit files{};
+  if (::getrlimit(RLIMIT_NOFILE, &files) == 0) {  // it holds files for its snapshots
+    files.rlim_cur = files.rlim_max;
+    ::setrlimit(RLIMIT_NOFILE, &files);
+  }
+}
+
+// With RELIVE_LOG set, what the keeper says goes to a file beside its socket.
+void open_log(const Registry& registry, const TaskKey& key) {
+  if (std::getenv("RELIVE_LOG") == nullptr) return;
+  const UniqueFd file(::open((registry.path() + "/" + key.stem() + ".log").c_str(),
+                             O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0600));
+  if (file) ::dup2(file.get(), STDERR_FILENO);
+}
+
+Result<Keeper> begin(const TaskKey& key) {
+  Registry registry = RELIVE_TRY(Registry::open());
+  open_log(registry, key);
+  settle_in();
+  sigset_t term;
+  ::sigemptyset(&term);
+  ::sigaddset(&term, SIGTERM);
+  ::sigprocmask(SIG_BLOCK, &term, nullptr);
+  UniqueFd signals(::signalfd(-1, &term, SFD_CLOEXEC | SFD_NONBLOCK));
+  if (!signals) return fail_errno("signalfd", "of the keeper");
+  std::unique_ptr<Engine> engine = RELIVE_TRY(Engine::open(key.pid));
+  if (standing(key) == Standing::gone)
+    return fail(ErrorKind::task_died, fmt::format("task {} has ended", key.pid.value));
+  UniqueFd listener = RELIVE_TRY(registry.listen(key));
+  return Keeper{std::move(registry), std::move(listener), std::move(signals), std::move(engine)};
+}
+
+constexpr int kPatienceMs = 10'000;  // for the first request, whose command may have been killed
+
+// Returns why the keeper ends.
+Error keep(Keeper& keeper, const TaskKey& key) {
+  const std::string task = fmt::format("task {}", key.pid.value);
+  for (;;) {
+    std::array<pollfd, 3> watched = {
+        {{keeper.engine->pidfd(), POLLIN, 0}, {keeper.signals.get(), POLLIN, 0}, {keeper.listener.get(), POLLIN, 0}}};
+    const bool empty = keeper.engine->list().empty();
+    const Error no_snapshots{ErrorKind::not_found,
+                             task + " has no snapshots",
+                             0,
+                             fmt::format("relive snapshot {} takes one", key.pid.value),
+                             {}};
+    const int ready = ::poll(watched.data(), watched.size(), empty ? kPatienceMs : -1);
+    if (ready < 0 && errno != EINTR) return Error{ErrorKind::system, "poll", errno, {}, {}};
+    if (ready == 0) return no_snapshots;
+    if (watched[0].revents != 0)
+      return Error{ErrorKind::task_died, task + " has ended; its snapshots went with it", 0, {}, {}};
+    if (watched[1].revents != 0) {
+      if (const auto cured = keeper.engine->drop_all(); !cured) log_warning("keeper: " + cured.error().text());
+      return Error{
+          ErrorKind::not_found, "the keeper of " + task + " was told to end; its snapshots are dropped", 0, {}, {}};
+    }
+    if (watched[2].revents == 0) continue;
+    UniqueFd connection(::accept4(keeper.listener.get(), nullptr, nullptr, SOCK_CLOEXEC));
+    if (!connection) continue;
+    const bool changed = attend(std::move(connection), key, *keeper.engine);
+    if (changed && keeper.engine->list().empty()) return no_snapshots;
+  }
+}
+
+}  // namespace
+
+Result<Answer> serve(Engine& engine, const Request& request) {
+  arm_faults(RELIVE_TRY(FaultPlan::parse(request.fault)));
+  auto answer = std::visit(Serve{engine}, request.command);
+  arm_faults({});
+  return answer;
+}
+
+int run_keeper(const TaskKey& key, UniqueFd handshake) {
+  auto keeper = begin(key);
+  const auto told = send_frame(handshake.get(), keeper ? std::string{} : encode(keeper.error()));
+  handshake.reset();
+  if (!keeper) return 1;
+  if (!told) log_warning("keeper: nobody waits for it");
+  const Error reason = keep(*keeper, key);
+  keeper->registry.forget(key);
+  turn_away(keeper->listener.get(), reason);
+  return 0;
+}
+
+}  // namespace relive::rollback
