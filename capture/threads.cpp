@@ -46,15 +46,21 @@ struct CriticalSection {
 };
 constexpr std::uint64_t kCriticalSectionPointer = 8;
 
-Result<void> name_restarted_call(const task::FrozenTask& task, model::Tid tid, user_regs_struct& registers) {
+Result<void> name_restarted_call(parasite::Visit& visit, const task::FrozenThread& thread,
+                                 user_regs_struct& registers) {
   if (registers.orig_rax != kRestartSyscall) return {};
+  if (const auto known = visit.session().broken_off_call(thread)) {
+    registers.orig_rax = static_cast<std::uint64_t>(*known);
+    return {};
+  }
+  const task::FrozenTask& task = visit.task();
   std::array<std::byte, 64> code{};
   const TaskAddress instruction{registers.rip - 2};
   const bool readable = task.read(TaskAddress{instruction.value - code.size()}, code).has_value();
   const int number = readable ? restarted_call(code) : -1;
   if (number < 0)
     return fail(ErrorKind::refused,
-                fmt::format("thread {} sleeps in a restarted system call that cannot be told", tid.value),
+                fmt::format("thread {} sleeps in a restarted system call that cannot be told", thread.tid.value),
                 "try again when it has woken up");
   registers.orig_rax = static_cast<std::uint64_t>(number);
   return {};
@@ -149,7 +155,7 @@ Result<Thread> read_thread(parasite::Visit& visit, const task::FrozenThread& fro
   thread.signal_mask = frozen.signal_mask;
   thread.registers = frozen.registers;
   if (static_cast<std::int64_t>(frozen.registers.rax) == kRestartBlock)
-    RELIVE_TRY(name_restarted_call(task, frozen.tid, thread.registers));
+    RELIVE_TRY(name_restarted_call(visit, frozen, thread.registers));
   thread.registers = parasite::reissue_system_call(thread.registers);
   thread.rseq = RELIVE_TRY(read_rseq(frozen.tid));
   leave_critical_section(task, thread.rseq, thread.registers);

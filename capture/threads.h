@@ -21,8 +21,9 @@ enum class Depth : std::uint8_t { outside, full };
 Result<std::vector<model::Thread>> read_threads(parasite::Visit& visit, Depth depth);
 
 // The number of the system call that restart_syscall(2) stands for: only nanosleep, clock_nanosleep, poll and futex
-// leave a restart block (Linux, callers of set_restart_fn()). Told by the instructions before the `syscall` instruction
-// at which the thread stands (`mov $NUMBER, %eax`), newest first. Pure. Returns -1 if it cannot be told.
+// leave a restart block (Linux, callers of set_restart_fn()). For calls that no visit of ours broke off. Told by the
+// instructions before the `syscall` instruction at which the thread stands (`mov $NUMBER, %eax`), newest first. Pure.
+// Returns -1 if it cannot be told.
 int restarted_call(std::span<const std::byte> code_before);
 
 }  // namespace relive::capture

@@ -128,4 +128,28 @@ bool Session::owns(std::uint64_t address) const {
   return std::ranges::any_of(own_ranges_, [&](const AddressRange& range) { return range.contains(address); });
 }
 
+std::optional<int> Session::broken_off_call(const task::FrozenThread& thread) const {
+  const auto found = broken_off_.find(thread.tid);
+  if (found == broken_off_.end()) return std::nullopt;
+  return static_cast<int>(found->second.orig_rax);
+}
+
+void Session::note_broken_off(task::FrozenTask& task) {
+  constexpr std::int64_t kRestartBlock = -516;  // ERESTART_RESTARTBLOCK
+  constexpr std::uint64_t kRestartSyscall = 219;
+  const auto same_call = [](const user_regs_struct& a, const user_regs_struct& b) {
+    return a.rip == b.rip && a.rsp == b.rsp && a.rdi == b.rdi && a.rsi == b.rsi && a.rdx == b.rdx && a.r10 == b.r10;
+  };
+  std::map<model::Tid, user_regs_struct> now;
+  for (const task::FrozenThread& thread : task.threads()) {
+    if (static_cast<std::int64_t>(thread.registers.rax) != kRestartBlock) continue;
+    const auto known = broken_off_.find(thread.tid);
+    if (thread.registers.orig_rax != kRestartSyscall)
+      now.emplace(thread.tid, thread.registers);
+    else if (known != broken_off_.end() && same_call(known->second, thread.registers))
+      now.insert(*known);
+  }
+  broken_off_ = std::move(now);
+}
+
 }  // namespace relive::parasite

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <optional>
 #include <span>
@@ -41,9 +42,16 @@ class Session {
   // Is the parasite still mapped where it was? false after execve(2).
   [[nodiscard]] bool present_in(std::string_view maps_text) const;
 
+  // The system call that `thread`, standing in restart_syscall(2), made itself: known if an earlier visit broke it off
+  // and it has slept ever since.
+  [[nodiscard]] std::optional<int> broken_off_call(const task::FrozenThread& thread) const;
+
  private:
   friend class Visit;
   explicit Session(Arena arena) : arena_(std::move(arena)) {}
+  // Remembers which calls this freeze breaks off in a way that makes restart_syscall(2) of them.
+  void note_broken_off(task::FrozenTask& task);
+  std::map<model::Tid, user_regs_struct> broken_off_;
   Arena arena_;
   model::TaskAddress code_;
   std::vector<AddressRange> own_ranges_;

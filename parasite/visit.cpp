@@ -161,6 +161,7 @@ Result<Visit> Visit::begin(task::FrozenTask& task, Session& session) {
   Visit visit(task, session);
   Arena& arena = session.arena();
   arena.reset();
+  session.note_broken_off(task);
   visit.state_->code = session.code_;
   visit.driver_ = task.threads()[0].tid;
 
