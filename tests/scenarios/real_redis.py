@@ -33,12 +33,17 @@ class Redis:
         except OSError:
             return False
 
+    def connect(self):
+        return socket.create_connection(("127.0.0.1", self.port), timeout=harness.PATIENCE_S)
+
     def ask(self, *words):
-        request = b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%s\r\n" % (len(w), w) for w in (str(w).encode() for w in words))
-        with socket.create_connection(("127.0.0.1", self.port), timeout=harness.PATIENCE_S) as connection:
-            connection.sendall(request)
-            with connection.makefile("rb") as answer:
-                return self.read(answer)
+        with self.connect() as connection:
+            return self.ask_over(connection, *words)
+
+    def ask_over(self, connection, *words):
+        connection.sendall(b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%s\r\n" % (len(w), w) for w in (str(w).encode() for w in words)))
+        with connection.makefile("rb") as answer:
+            return self.read(answer)
 
     def read(self, answer):
         line = answer.readline()
@@ -82,10 +87,31 @@ def wreck(redis, how):
         redis.ask("RENAME", "key:1", "key:stolen")
 
 
+def connections(scene, redis, tracker):
+    """To peers outside: open at the snapshot and since, kept; opened since, closed; closed since, gone."""
+    with redis.connect() as kept, redis.connect() as gone:
+        redis.ask_over(kept, "CLIENT", "SETNAME", "kept")
+        redis.ask_over(gone, "CLIENT", "SETNAME", "gone")
+        scene.snapshot(redis.pid, "connected", tracker)
+        harness.expect_equal("answer to the kept connection", redis.ask_over(kept, "SELECT", 5), "OK")
+        gone.close()
+        with redis.connect() as new:
+            redis.ask_over(new, "SET", "new", "connection")
+            scene.rollback(redis.pid, "connected")
+            try:
+                harness.expect_equal("what the new connection reads", new.recv(1), b"")
+            except ConnectionResetError:
+                pass
+        harness.expect_equal("name of the kept connection", redis.ask_over(kept, "CLIENT", "GETNAME"), "kept")
+        harness.expect_equal("key that was set since", redis.ask("EXISTS", "new"), 0)
+    scene.drop(redis.pid)
+
+
 def test(scene, tracker, words):
     if not shutil.which("redis-server") or not shutil.which("redis-benchmark"):
         raise harness.Skip("needs redis: a server to take back")
     redis = Redis(scene)
+    connections(scene, redis, tracker)
     fill(redis)
     wanted = redis.content()
     harness.expect_equal("pid", wanted["pid"], redis.pid)
