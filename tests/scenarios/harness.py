@@ -293,6 +293,7 @@ def main(test, *arguments, ordinary_user=False):
     for name, options in arguments:
         parser.add_argument(name, **options)
     words = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))  # so that scenes are left in order
     try:
         with Scene(words.build, "doctor", ordinary_user) as scene:
             chosen = trackers(scene)
