@@ -1,0 +1,641 @@
+#include "apply/memory.h"
+
+#include <fmt/format.h>
+#include <linux/prctl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+
+#include <algorithm>
+#include <array>
+#include <fstream>
+#include <map>
+#include <optional>
+#include <utility>
+
+#include "base/fault.h"
+#include "capture/memory.h"
+
+namespace relive::apply {
+namespace {
+
+using diff::Lock;
+using diff::LockRange;
+using diff::MakeMapping;
+using diff::Mark;
+using diff::MarkRange;
+using diff::MemoryPiece;
+using diff::MemoryPlan;
+using model::Mapping;
+using model::MappingSource;
+using model::RemoteFd;
+using parasite::Program;
+using tracking::Ranges;
+
+// Constants of newer kernel headers than Debian 12's.
+constexpr int kDroppable = 0x08;         // MAP_DROPPABLE, Linux 6.11
+constexpr long kSysMseal = 462;          // Linux 6.10
+constexpr int kPopulateRead = 22;        // MADV_POPULATE_READ, Linux 5.14
+constexpr int kPopulateWrite = 23;       // MADV_POPULATE_WRITE, Linux 5.14
+constexpr int kDontNeedLocked = 24;      // MADV_DONTNEED_LOCKED, Linux 5.18
+constexpr int kSetVma = 0x53564d41;      // PR_SET_VMA, Linux 5.17
+constexpr int kMostMappingsPerStep = 3;  // mremap(2) wants that many in reserve
+
+constexpr std::uint64_t number(int value) { return static_cast<std::uint64_t>(static_cast<std::uint32_t>(value)); }
+constexpr std::uint64_t number(RemoteFd fd) { return number(fd.value); }
+
+std::string at_text(AddressRange range) { return fmt::format("{:x}-{:x}", range.begin, range.end); }
+
+Lock lock_of(const model::MappingMarks& marks) { return !marks.locked ? Lock::none : marks.lock_on_fault ? Lock::on_fault : Lock::locked; }
+
+// Memory of an object that reads as zeros where nobody wrote.
+bool starts_as_zeros(const Mapping& mapping) {
+  return mapping.shared && (mapping.source == MappingSource::shared_anonymous || mapping.source == MappingSource::memfd || mapping.source == MappingSource::sysv);
+}
+
+// A system call of the task.
+struct Call {
+  long number = 0;
+  std::array<std::uint64_t, 6> arguments{};
+};
+
+// Steps of prepare, gathered and run as one program: a step costs a microsecond, a visit to the task ten.
+class Steps {
+ public:
+  explicit Steps(Workshop& workshop) : workshop_(workshop) {}
+
+  Result<void> take(const std::string& what, std::optional<Call> inverse, Call call) {
+    if (inverse) {
+      const auto& a = inverse->arguments;
+      RELIVE_TRY(workshop_.visit.record_undo("undo: " + what, inverse->number, {a[0], a[1], a[2], a[3], a[4], a[5]}));
+    }
+    if (auto passed = fault_point(what); !passed) {
+      RELIVE_TRY(run());  // so that the steps before this one have been taken
+      return passed;
+    }
+    const auto& a = call.arguments;
+    gathered_.syscall(what, call.number, {a[0], a[1], a[2], a[3], a[4], a[5]});
+    return {};
+  }
+
+  Result<void> run() {
+    if (gathered_.empty()) return {};
+    auto result = workshop_.visit.run(gathered_);
+    gathered_.clear();
+    return result;
+  }
+
+ private:
+  Workshop& workshop_;
+  Program gathered_;
+};
+
+// A stretch of memory in which one protection is to be set.
+struct Rights {
+  AddressRange range;
+  int protection = 0;
+  std::uint32_t key = 0;
+  bool keyed = false;  // the protection key is to be set too
+  bool operator==(const Rights&) const = default;
+};
+
+void add(std::vector<Rights>& all, Rights rights) {
+  if (!all.empty() && all.back().range.end == rights.range.begin && all.back().protection == rights.protection &&
+      all.back().key == rights.key && all.back().keyed == rights.keyed) {
+    all.back().range.end = rights.range.end;
+  } else {
+    all.push_back(rights);
+  }
+}
+
+Call protect_call(const Rights& rights) {
+  return {rights.keyed ? SYS_pkey_mprotect : SYS_mprotect, {rights.range.begin, rights.range.size(), number(rights.protection), rights.key}};
+}
+
+std::string protect_text(const Rights& rights) { return fmt::format("mprotect {}", at_text(rights.range)); }
+
+Result<std::uint64_t> most_mappings() {
+  std::ifstream file("/proc/sys/vm/max_map_count");
+  std::uint64_t count = 0;
+  if (!(file >> count)) return fail(ErrorKind::system, "/proc/sys/vm/max_map_count cannot be read");
+  return count;
+}
+
+// What is written where: pages from the store, and zeros.
+class Contents {
+ public:
+  Contents(const MemoryPlan& plan, const tracking::PagePlan& pages) : pages_(pages) {
+    for (const auto& copy : pages.copies) copied_.push_back({copy.to, copy.to + copy.pages * kPageSize});
+    Ranges zeroable;
+    Ranges made_zeroable;
+    for (const auto& piece : plan.pieces) {
+      if (piece.wanted == nullptr || !starts_as_zeros(*piece.wanted)) continue;
+      zeroable.push_back(piece.range);
+      if (!piece.kept) made_zeroable.push_back(piece.range);
+    }
+    // An object that lives on elsewhere comes back with what was written to it since.
+    const Ranges made = tracking::intersect(tracking::normalize(made_zeroable), plan.made);
+    zeros_ = tracking::unite(tracking::intersect(pages.drops, tracking::normalize(zeroable)), tracking::subtract(made, copied_));
+    written_ = tracking::unite(copied_, zeros_);
+    drops_ = tracking::subtract(pages.drops, zeros_);
+  }
+
+  [[nodiscard]] const tracking::PagePlan& pages() const { return pages_; }
+  [[nodiscard]] const Ranges& zeros() const { return zeros_; }
+  [[nodiscard]] const Ranges& drops() const { return drops_; }
+  [[nodiscard]] const Ranges& written() const { return written_; }
+
+ private:
+  const tracking::PagePlan& pages_;
+  Ranges copied_;
+  Ranges zeros_;
+  Ranges drops_;
+  Ranges written_;
+};
+
+// Calls `visit(piece, part)` for every part of `ranges` in a wanted piece. Both ascend: one walk.
+template <class Visitor>
+Result<void> for_each_part(const std::vector<MemoryPiece>& pieces, const Ranges& ranges, Visitor visitor) {
+  auto piece = pieces.begin();
+  for (const auto& range : ranges) {
+    while (piece != pieces.end() && piece->range.end <= range.begin) ++piece;
+    for (auto inner = piece; inner != pieces.end() && inner->range.begin < range.end; ++inner) {
+      if (inner->wanted != nullptr) RELIVE_TRY(visitor(*inner, inner->range.intersect(range)));
+    }
+  }
+  return {};
+}
+
+class MemoryWork {
+ public:
+  MemoryWork(Workshop& workshop, const MemoryPlan& plan, const tracking::PagePlan& pages)
+      : workshop_(workshop), plan_(plan), contents_(plan, pages), steps_(workshop) {}
+
+  Result<void> prepare() {
+    RELIVE_TRY(check_room());
+    RELIVE_TRY(keep_clear());
+    RELIVE_TRY(probe_seals());
+    RELIVE_TRY(release_locks());
+    RELIVE_TRY(make_mappings());
+    RELIVE_TRY(grant_rights());
+    RELIVE_TRY(take_locks());
+    RELIVE_TRY(set_layout());
+    RELIVE_TRY(probe_files());
+    return steps_.run();
+  }
+
+  Result<void> commit(const SlotAddress& address_in_task) {
+    for (const auto& op : operations<diff::UnmapRange>()) {
+      workshop_.commit.syscall(fmt::format("munmap {}", at_text(op->range)), SYS_munmap, {op->range.begin, op->range.size()});
+    }
+    for (const auto& made : made_) {
+      const AddressRange target = made.make->mapping.range;
+      if (made.place == target.begin) continue;
+      workshop_.commit.syscall(fmt::format("mremap {:x} -> {}", made.place, at_text(target)), SYS_mremap,
+                               {made.place, target.size(), target.size(), MREMAP_MAYMOVE | MREMAP_FIXED, target.begin});
+    }
+    RELIVE_TRY(commit_contents(address_in_task));
+    for (const auto& rights : final_rights_) {
+      const auto& [call, a] = protect_call(rights);
+      workshop_.commit.syscall(protect_text(rights), call, {a[0], a[1], a[2], a[3]});
+    }
+    return commit_names_and_marks();
+  }
+
+ private:
+  struct Made {
+    const MakeMapping* make;
+    std::uint64_t place;  // where it is made
+  };
+
+  template <class Operation>
+  [[nodiscard]] std::vector<const Operation*> operations() const {
+    std::vector<const Operation*> result;
+    for (const auto& operation : plan_.operations) {
+      if (const auto* op = std::get_if<Operation>(&operation)) result.push_back(op);
+    }
+    return result;
+  }
+
+  // ---- prepare
+
+  // Each operation may cut what it touches out of a larger mapping.
+  Result<void> check_room() {
+    if (plan_.operations.empty() && contents_.written().empty()) return {};
+    const auto living = static_cast<std::uint64_t>(std::ranges::count_if(plan_.pieces, [](const MemoryPiece& piece) { return piece.living != nullptr; }));
+    const std::uint64_t need = living + workshop_.visit.session().own_ranges().size() + kMostMappingsPerStep * (plan_.operations.size() + 4);
+    const std::uint64_t most = RELIVE_TRY(most_mappings());
+    if (need <= most) return {};
+    return fail(ErrorKind::refused, fmt::format("up to {} mappings are needed on the way and the limit is {}", need, most), "raise vm.max_map_count");
+  }
+
+  Result<void> keep_clear() {
+    std::vector<AddressRange> ranges;
+    for (const auto* make : operations<MakeMapping>()) {
+      ranges.push_back(make->mapping.range);
+      for (const auto& own : workshop_.visit.session().own_ranges()) {
+        if (own.overlaps(make->mapping.range)) {
+          return fail(ErrorKind::refused, fmt::format("mapping {} lies where relive's own memory is now", model::mapping_text(make->mapping)));
+        }
+      }
+    }
+    workshop_.visit.keep_clear(ranges, {});
+    return {};
+  }
+
+  // mprotect(2) to what is there already changes nothing, but fails on what is sealed (mseal(2), Linux 6.10).
+  Result<void> probe_seals() {
+    for (const auto& piece : plan_.pieces) {
+      if (piece.living == nullptr || piece.living->protection_key != 0) continue;
+      const bool changes = piece.wanted == nullptr || !piece.kept || piece.wanted->protection() != piece.living->protection();
+      if (!changes) continue;
+      RELIVE_TRY(steps_.take(fmt::format("is {} free to change", at_text(piece.range)), std::nullopt,
+                             {SYS_mprotect, {piece.range.begin, piece.range.size(), number(piece.living->protection())}}));
+    }
+    return {};
+  }
+
+  Result<void> change_lock(AddressRange range, Lock from, Lock to) {
+    const auto what = fmt::format("{} {}", to == Lock::none ? "munlock" : "mlock", at_text(range));
+    const auto inverse_flags = number(from == Lock::on_fault ? MLOCK_ONFAULT : 0);
+    const auto flags = number(to == Lock::on_fault ? MLOCK_ONFAULT : 0);
+    const long inverse = from == Lock::none ? SYS_munlock : SYS_mlock2;
+    const long call = to == Lock::none ? SYS_munlock : SYS_mlock2;
+    return steps_.take(what, Call{inverse, {range.begin, range.size(), inverse_flags}}, {call, {range.begin, range.size(), flags}});
+  }
+
+  // First what frees room under RLIMIT_MEMLOCK, then (take_locks) what needs it.
+  Result<void> release_locks() {
+    for (const auto* op : operations<LockRange>()) {
+      if (op->to == Lock::none) RELIVE_TRY(change_lock(op->range, op->from, op->to));
+    }
+    return {};
+  }
+
+  Result<void> take_locks() {
+    for (const auto& piece : plan_.pieces) {
+      if (piece.wanted == nullptr) continue;
+      const Lock wanted = lock_of(piece.wanted->marks);
+      if (wanted == Lock::none) continue;
+      if (piece.kept) {
+        const Lock living = lock_of(piece.living->marks);
+        if (living != wanted) RELIVE_TRY(change_lock(piece.range, living, wanted));
+      } else if (const Made* made = find_made(piece.range)) {
+        const std::uint64_t begin = made->place + (piece.range.begin - made->make->mapping.range.begin);
+        RELIVE_TRY(change_lock({begin, begin + piece.range.size()}, Lock::none, wanted));
+      }
+    }
+    return {};
+  }
+
+  [[nodiscard]] const Made* find_made(AddressRange range) const {
+    const auto found = std::ranges::find_if(made_, [&](const Made& made) { return made.make->mapping.range.contains(range.begin); });
+    return found == made_.end() ? nullptr : &*found;
+  }
+
+  // Protection while the work goes on: the wanted one, and write access where pages are written.
+  [[nodiscard]] int working_protection(const Mapping& wanted, bool written) const {
+    return wanted.protection() | (written ? PROT_READ | PROT_WRITE : 0);
+  }
+
+  [[nodiscard]] bool is_written(AddressRange range) const {
+    const auto& written = contents_.written();
+    const auto first = std::ranges::upper_bound(written, range.begin, {}, &AddressRange::end);
+    return first != written.end() && first->begin < range.end;
+  }
+
+  Result<void> make_mappings() {
+    for (const auto* make : operations<MakeMapping>()) {
+      if (make->in_place) RELIVE_TRY(make_mapping(*make, make->mapping.range.begin));
+    }
+    for (const auto* make : operations<MakeMapping>()) {
+      if (!make->in_place) RELIVE_TRY(make_mapping(*make, RELIVE_TRY(workshop_.visit.spare_range(make->mapping.range.size())).value));
+    }
+    return {};
+  }
+
+  Result<void> make_mapping(const MakeMapping& make, std::uint64_t place) {
+    const Mapping& mapping = make.mapping;
+    const int protection = working_protection(mapping, is_written(mapping.range));
+    const auto what = fmt::format("mmap {} at {:x}", model::mapping_text(mapping), place);
+    const Call inverse{SYS_munmap, {place, mapping.range.size()}};
+    made_.push_back({&make, place});
+    if (protection != mapping.protection()) add(final_rights_, {mapping.range, mapping.protection(), 0});
+
+    if (!mapping.has_object()) return steps_.take(what, inverse, {SYS_mmap, {place, mapping.range.size(), number(protection), number(map_flags(mapping)), ~0ULL, 0}});
+    if (const auto fd = RELIVE_TRY(file_of(make))) {
+      return steps_.take(what, inverse, {SYS_mmap, {place, mapping.range.size(), number(protection), number(map_flags(mapping)), number(*fd), mapping.offset}});
+    }
+    const std::uint64_t twin = make.twin != 0 ? make.twin : RELIVE_TRY(part_of_new_object(mapping));
+    RELIVE_TRY(steps_.take(what, inverse, {SYS_mremap, {twin, 0, mapping.range.size(), MREMAP_MAYMOVE | MREMAP_FIXED, place}}));
+    return steps_.take(fmt::format("mprotect {:x}", place), std::nullopt, {SYS_mprotect, {place, mapping.range.size(), number(protection)}});
+  }
+
+  static int map_flags(const Mapping& mapping) {
+    int flags = MAP_FIXED_NOREPLACE;
+    if (mapping.marks.droppable) {
+      flags |= kDroppable;
+    } else {
+      flags |= mapping.shared ? MAP_SHARED : MAP_PRIVATE;
+    }
+    if (!mapping.has_object()) flags |= MAP_ANONYMOUS;
+    if (mapping.marks.no_reserve) flags |= MAP_NORESERVE;
+    if (mapping.marks.grows_down) flags |= MAP_GROWSDOWN;
+    return flags;
+  }
+
+  // A descriptor in the task, for as long as the work goes on, of the file that is to be mapped. Nothing: there is none,
+  // but the memory can be had from where it is mapped now, or made anew.
+  Result<std::optional<RemoteFd>> file_of(const MakeMapping& make) {
+    if (const auto known = given_.find(make.hold_key); known != given_.end()) return known->second;
+    const auto held = workshop_.holds.mapped_files.find(make.hold_key);
+    if (held != workshop_.holds.mapped_files.end()) return RELIVE_TRY(give(make.hold_key, held->second.get()));
+    if (make.mapping.source == MappingSource::file) {
+      auto opened = capture::open_mapped_file(workshop_.visit.task().pid(), make.mapping);
+      if (opened) return RELIVE_TRY(give(make.hold_key, opened->get()));
+      if (make.twin == 0) return std::unexpected(std::move(opened).error());
+    }
+    if (make.twin != 0 || make.mapping.source == MappingSource::shared_anonymous) return std::nullopt;
+    return fail(ErrorKind::refused, fmt::format("mapping {}: what it mapped is gone and could not be held", model::mapping_text(make.mapping)),
+                "a keeper with CAP_CHECKPOINT_RESTORE holds mapped files that have no name");
+  }
+
+  Result<RemoteFd> give(std::uint64_t key, int fd) {
+    const RemoteFd spare = RELIVE_TRY(workshop_.visit.spare_descriptor());
+    RELIVE_TRY(workshop_.visit.record_undo(fmt::format("close {}", spare.value), SYS_close, {number(spare)}));
+    RELIVE_TRY(fault_point("give a mapped file"));
+    RELIVE_TRY(workshop_.visit.give(fd, spare));
+    workshop_.cleanup.syscall(fmt::format("close {}", spare.value), SYS_close, {number(spare)}, Program::OnError::go_on);
+    given_.emplace(key, spare);
+    return spare;
+  }
+
+  // Shared anonymous memory that nobody holds and that is mapped nowhere any more: a new one of the same size, and the
+  // mapping is a part of it. All wanted mappings of the old one become parts of the same new one.
+  Result<std::uint64_t> part_of_new_object(const Mapping& mapping) {
+    const auto same = [&](const Mapping& other) {
+      return other.source == MappingSource::shared_anonymous && other.inode == mapping.inode && other.device == mapping.device;
+    };
+    const std::pair key{mapping.device, mapping.inode};
+    if (!objects_.contains(key)) {
+      std::uint64_t size = 0;
+      for (const auto& piece : plan_.pieces) {
+        if (piece.living != nullptr && same(*piece.living)) {
+          return fail(ErrorKind::refused, fmt::format("mapping {}: a part of shared memory that is no longer mapped and could not be held", model::mapping_text(mapping)));
+        }
+        if (piece.wanted != nullptr && same(*piece.wanted)) size = std::max(size, piece.wanted->offset + piece.wanted->range.size());
+      }
+      const std::uint64_t place = RELIVE_TRY(workshop_.visit.spare_range(size)).value;
+      RELIVE_TRY(steps_.take(fmt::format("mmap shared anonymous {} at {:x}", model::size_text(size), place), Call{SYS_munmap, {place, size}},
+                             {SYS_mmap, {place, size, PROT_READ | PROT_WRITE, number(MAP_SHARED | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE), ~0ULL, 0}}));
+      workshop_.cleanup.syscall(fmt::format("munmap {:x}", place), SYS_munmap, {place, size}, Program::OnError::go_on);
+      workshop_.notes.push_back(fmt::format("mapping {}: made anew; other tasks that shared it do not share the new one", model::mapping_text(mapping)));
+      objects_.emplace(key, place);
+    }
+    return objects_.at(key) + mapping.offset;
+  }
+
+  // Rights are given now, which may fail, and taken in the commit, which may not.
+  Result<void> grant_rights() {
+    std::vector<Rights> before;
+    std::vector<Rights> granted;
+    for (const auto& piece : plan_.pieces) {
+      if (!piece.kept || piece.wanted->source == MappingSource::kernel) continue;
+      const Mapping& wanted = *piece.wanted;
+      const Mapping& living = *piece.living;
+      const bool written = is_written(piece.range);
+      const bool keyed = wanted.protection_key != 0 || living.protection_key != 0;
+      const Rights last{piece.range, wanted.protection(), wanted.protection_key, keyed};
+      const Rights now{piece.range, living.protection(), living.protection_key, keyed};
+      // While the work goes on no protection key stands in the way of the copying.
+      const Rights working{piece.range, working_protection(wanted, written), written ? 0 : wanted.protection_key, keyed};
+      const bool grants = (working.protection & ~now.protection) != 0 || working.key != now.key;
+      if (grants) {
+        add(before, now);
+        add(granted, working);
+      }
+      if (last != (grants ? working : now)) add(final_rights_, last);
+    }
+    for (const auto& rights : before) {
+      const auto& [call, a] = protect_call(rights);
+      RELIVE_TRY(workshop_.visit.record_undo("undo: " + protect_text(rights), call, {a[0], a[1], a[2], a[3]}));
+    }
+    for (const auto& rights : granted) RELIVE_TRY(steps_.take(protect_text(rights), std::nullopt, protect_call(rights)));
+    return {};
+  }
+
+  // prctl(PR_SET_MM, PR_SET_MM_MAP): no capability is asked for while exe_fd is -1 (kernel/sys.c, prctl_set_mm_map; tried
+  // as an ordinary user on 6.18). Needs CONFIG_CHECKPOINT_RESTORE, which every distribution has.
+  Result<void> set_layout() {
+    for (const auto* op : operations<diff::SetLayout>()) {
+      const std::uint64_t to = RELIVE_TRY(put_layout(op->to));
+      const std::uint64_t from = RELIVE_TRY(put_layout(op->from));
+      RELIVE_TRY(steps_.take("prctl PR_SET_MM_MAP", Call{SYS_prctl, {PR_SET_MM, PR_SET_MM_MAP, from, sizeof(prctl_mm_map), 0}},
+                             {SYS_prctl, {PR_SET_MM, PR_SET_MM_MAP, to, sizeof(prctl_mm_map), 0}}));
+    }
+    return {};
+  }
+
+  Result<std::uint64_t> put_layout(const model::MemoryLayout& layout) {
+    prctl_mm_map map{};
+    map.start_code = layout.start_code;
+    map.end_code = layout.end_code;
+    map.start_data = layout.start_data;
+    map.end_data = layout.end_data;
+    map.start_brk = layout.start_brk;
+    map.brk = layout.brk;
+    map.start_stack = layout.start_stack;
+    map.arg_start = layout.arg_start;
+    map.arg_end = layout.arg_end;
+    map.env_start = layout.env_start;
+    map.env_end = layout.env_end;
+    map.exe_fd = ~0U;
+    return RELIVE_TRY(workshop_.visit.arena().put_value(map)).value;
+  }
+
+  // Writing behind the end of a file, or into a hole of a full file system, is a SIGBUS: asked for here as an error.
+  Result<void> probe_files() {
+    return for_each_part(plan_.pieces, contents_.written(), [&](const MemoryPiece& piece, AddressRange part) -> Result<void> {
+      const Mapping& wanted = *piece.wanted;
+      if (!wanted.has_object() || wanted.source == MappingSource::shared_anonymous) return {};
+      const std::uint64_t reaches = wanted.offset + (part.end - wanted.range.begin);
+      if (!wanted.shared && reaches <= held_bytes(wanted)) return {};
+      std::uint64_t begin = part.begin;
+      if (const Made* made = piece.kept ? nullptr : find_made(part)) begin = made->place + (part.begin - made->make->mapping.range.begin);
+      const auto what = fmt::format("is {} long enough for {}", wanted.name, at_text(part));
+      return steps_.take(what, std::nullopt, {SYS_madvise, {begin, part.size(), number(wanted.shared ? kPopulateWrite : kPopulateRead)}});
+    });
+  }
+
+  // How much of a held file can be mapped, in whole pages; 0 if it is not held.
+  std::uint64_t held_bytes(const Mapping& mapping) {
+    if (hold_keys_.empty()) {
+      for (const auto& piece : plan_.pieces) {
+        if (piece.wanted != nullptr && piece.wanted->has_object()) hold_keys_.try_emplace(file_key(*piece.wanted), piece.wanted->range.begin);
+      }
+    }
+    const auto held = workshop_.holds.mapped_files.find(hold_keys_.at(file_key(mapping)));
+    struct stat seen {};
+    if (held == workshop_.holds.mapped_files.end() || ::fstat(held->second.get(), &seen) != 0) return 0;
+    return page_ceil(static_cast<std::uint64_t>(seen.st_size));
+  }
+
+  using FileKey = std::array<std::uint64_t, 3>;
+  static FileKey file_key(const Mapping& mapping) {
+    return {mapping.device, mapping.inode, model::needs_writable_file(mapping) ? std::uint64_t{1} : 0};
+  }
+
+  // ---- commit
+
+  Result<void> commit_contents(const SlotAddress& address_in_task) {
+    // Zeros first: one object may be mapped twice, and be known by one of the two mappings only.
+    RELIVE_TRY(for_each_part(plan_.pieces, contents_.zeros(), [&](const MemoryPiece& piece, AddressRange part) -> Result<void> {
+      if (piece.wanted->source == MappingSource::shared_anonymous && !piece.wanted->marks.locked) {
+        advise("MADV_REMOVE", part, MADV_REMOVE, Program::OnError::stop);
+      } else {
+        workshop_.commit.add(fmt::format("zero {}", at_text(part)), wire::Kind::fill_zero, {part.begin, part.size()});
+      }
+      return {};
+    }));
+    std::vector<wire::CopyRun> runs;
+    runs.reserve(contents_.pages().copies.size());
+    for (const auto& copy : contents_.pages().copies) runs.push_back({copy.to, address_in_task(copy.from).value, copy.pages * kPageSize});
+    if (!runs.empty()) {
+      const auto address = RELIVE_TRY(workshop_.visit.arena().put(std::as_bytes(std::span(runs))));
+      workshop_.commit.add(fmt::format("copy {} runs of pages", runs.size()), wire::Kind::copy_runs, {address.value, runs.size()});
+    }
+    RELIVE_TRY(for_each_part(plan_.pieces, contents_.drops(), [&](const MemoryPiece& piece, AddressRange part) -> Result<void> {
+      if (piece.wanted->shared) return {};  // a file of others: what was not stored was not the task's
+      if (piece.wanted->marks.locked) {
+        advise("MADV_DONTNEED_LOCKED", part, kDontNeedLocked, Program::OnError::stop);
+        relock_.push_back({part, piece.wanted->marks.lock_on_fault});
+      } else {
+        advise("MADV_DONTNEED", part, MADV_DONTNEED, Program::OnError::stop);
+      }
+      return {};
+    }));
+    for (const auto* op : operations<diff::DropRange>()) advise("MADV_DONTNEED", op->range, MADV_DONTNEED, Program::OnError::go_on);
+    // Locked memory is present.
+    for (const auto& [range, on_fault] : relock_) {
+      if (on_fault) continue;
+      workshop_.commit.syscall(fmt::format("mlock {}", at_text(range)), SYS_mlock, {range.begin, range.size()}, Program::OnError::go_on);
+    }
+    return {};
+  }
+
+  void advise(std::string_view what, AddressRange range, int advice, Program::OnError on_error) {
+    workshop_.commit.syscall(fmt::format("{} {}", what, at_text(range)), SYS_madvise, {range.begin, range.size(), number(advice)}, on_error);
+  }
+
+  static int advice(const MarkRange& op) {
+    switch (op.mark) {
+      case Mark::dont_fork: return op.on ? MADV_DONTFORK : MADV_DOFORK;
+      case Mark::dont_dump: return op.on ? MADV_DONTDUMP : MADV_DODUMP;
+      case Mark::wipe_on_fork: return op.on ? MADV_WIPEONFORK : MADV_KEEPONFORK;
+      case Mark::mergeable: return op.on ? MADV_MERGEABLE : MADV_UNMERGEABLE;
+      case Mark::huge_page: return MADV_HUGEPAGE;
+      case Mark::no_huge_page: return MADV_NOHUGEPAGE;
+      case Mark::sequential: return op.on ? MADV_SEQUENTIAL : MADV_NORMAL;
+      case Mark::random: return op.on ? MADV_RANDOM : MADV_NORMAL;
+      case Mark::sealed: break;
+    }
+    return MADV_NORMAL;
+  }
+
+  // A mark that the kernel does not take is no reason to leave a task half way: the program goes on.
+  Result<void> commit_names_and_marks() {
+    for (const auto* op : operations<diff::NameRange>()) {
+      std::uint64_t name = 0;
+      if (!op->name.empty()) {
+        name = RELIVE_TRY(workshop_.visit.arena().put(std::as_bytes(std::span(op->name.c_str(), op->name.size() + 1)))).value;
+      }
+      workshop_.commit.syscall(fmt::format("name {}", at_text(op->range)), SYS_prctl, {kSetVma, 0, op->range.begin, op->range.size(), name}, Program::OnError::go_on);
+    }
+    for (const auto& op : restated_marks(plan_.pieces, barriers())) advise("madvise", op.range, advice(op), Program::OnError::go_on);
+    for (const auto* op : operations<MarkRange>()) {
+      if (op->mark == Mark::sealed) {
+        workshop_.commit.syscall(fmt::format("mseal {}", at_text(op->range)), kSysMseal, {op->range.begin, op->range.size(), 0}, Program::OnError::go_on);
+      }
+    }
+    return {};
+  }
+
+  // madvise(2) ends at the first mapping that does not take the advice, and relive's own memory has marks of its own.
+  [[nodiscard]] Ranges barriers() const {
+    std::vector<AddressRange> ranges = workshop_.visit.session().own_ranges();
+    for (const auto& piece : plan_.pieces) {
+      if (piece.wanted == nullptr) continue;
+      const Mapping& wanted = *piece.wanted;
+      if (wanted.source == MappingSource::kernel || wanted.source == MappingSource::device || wanted.marks.droppable) ranges.push_back(piece.range);
+    }
+    return tracking::normalize(std::move(ranges));
+  }
+
+  Workshop& workshop_;
+  const MemoryPlan& plan_;
+  Contents contents_;
+  Steps steps_;
+  std::vector<Made> made_;
+  std::vector<Rights> final_rights_;
+  std::map<std::uint64_t, RemoteFd> given_;                                        // by hold key
+  std::map<std::pair<std::uint64_t, std::uint64_t>, std::uint64_t> objects_;       // device and inode -> where the new one is mapped
+  std::map<FileKey, std::uint64_t> hold_keys_;                                     // as model::hold_key
+  std::vector<std::pair<AddressRange, bool>> relock_;
+};
+
+}  // namespace
+
+Result<void> prepare_memory(Workshop& workshop, const MemoryPlan& plan, const tracking::PagePlan& pages, const SlotAddress& address_in_task) {
+  MemoryWork work(workshop, plan, pages);
+  RELIVE_TRY(with_context(work.prepare(), "preparing memory"));
+  return with_context(work.commit(address_in_task), "preparing memory");
+}
+
+std::vector<MarkRange> restated_marks(const std::vector<MemoryPiece>& pieces, const Ranges& barriers) {
+  struct Statement {
+    Mark mark;
+    bool on;
+    bool (*applies)(const model::MappingMarks&);
+  };
+  static constexpr Statement statements[] = {
+      {Mark::dont_fork, false, [](const model::MappingMarks& m) { return !m.dont_fork; }},
+      {Mark::dont_fork, true, [](const model::MappingMarks& m) { return m.dont_fork; }},
+      {Mark::dont_dump, false, [](const model::MappingMarks& m) { return !m.dont_dump; }},
+      {Mark::dont_dump, true, [](const model::MappingMarks& m) { return m.dont_dump; }},
+      {Mark::wipe_on_fork, false, [](const model::MappingMarks& m) { return !m.wipe_on_fork; }},
+      {Mark::wipe_on_fork, true, [](const model::MappingMarks& m) { return m.wipe_on_fork; }},
+      {Mark::mergeable, false, [](const model::MappingMarks& m) { return !m.mergeable; }},
+      {Mark::mergeable, true, [](const model::MappingMarks& m) { return m.mergeable; }},
+      {Mark::sequential, false, [](const model::MappingMarks& m) { return !m.sequential && !m.random; }},
+      {Mark::sequential, true, [](const model::MappingMarks& m) { return m.sequential; }},
+      {Mark::random, true, [](const model::MappingMarks& m) { return m.random; }},
+      {Mark::huge_page, true, [](const model::MappingMarks& m) { return m.huge_page; }},
+      {Mark::no_huge_page, true, [](const model::MappingMarks& m) { return m.no_huge_page; }},
+  };
+  std::vector<MarkRange> result;
+  for (const auto& statement : statements) {
+    auto barrier = barriers.begin();
+    bool open = false;  // does the last statement of `result` reach up to here?
+    for (const auto& piece : pieces) {
+      if (piece.wanted == nullptr) continue;
+      bool passed = false;
+      while (barrier != barriers.end() && barrier->begin < piece.range.end) {
+        passed = true;
+        ++barrier;
+      }
+      const bool behind_barrier = passed;
+      const bool inside = barrier != barriers.begin() && std::prev(barrier)->overlaps(piece.range);
+      if (inside || !statement.applies(piece.wanted->marks)) {
+        open = false;
+      } else if (open && !behind_barrier) {
+        result.back().range.end = piece.range.end;
+      } else {
+        result.push_back({piece.range, statement.mark, statement.on});
+        open = true;
+      }
+    }
+  }
+  return result;
+}
+
+}  // namespace relive::apply
