@@ -99,6 +99,20 @@ Ranges PageMap::ranges() const {
   return out;
 }
 
+std::vector<PageRun> PageMap::within(const Ranges& ranges) const {
+  std::vector<PageRun> out;
+  Cursor<PageRun> run(runs_);
+  Cursor<AddressRange> wanted(ranges);
+  for (std::uint64_t address = 0; address != kNever;) {
+    const PageRun* here = run.at(address);
+    const bool take = wanted.at(address) != nullptr && here != nullptr;
+    const std::uint64_t next = std::min(run.boundary(address), wanted.boundary(address));
+    if (take) append(out, {address, (next - address) / kPageSize, slot_at(*here, address)});
+    address = next;
+  }
+  return out;
+}
+
 void PageMap::replace(AddressRange range, std::span<const PageRun> runs) {
   if (!range.empty()) replace(Ranges{range}, runs);
 }

@@ -34,6 +34,8 @@ class PageMap {
   [[nodiscard]] std::optional<Slot> find(std::uint64_t address) const;
   // The addresses that the map knows.
   [[nodiscard]] Ranges ranges() const;
+  // What the map says about the addresses in `ranges`.
+  [[nodiscard]] std::vector<PageRun> within(const Ranges& ranges) const;
   // Replaces what the map says about `range` by `runs`. REQUIRES: `runs` ascending, disjoint, all inside `range`.
   void replace(AddressRange range, std::span<const PageRun> runs);
   // The same for many ranges in one pass: what the map says about all of `ranges` is replaced by `runs`.

@@ -1,4 +1,8 @@
 // The page store: one memfd per memory, written by the keeper, mapped read-only in the task.
+//
+// Pages are written with pwrite(2), not through a mapping: a new page of shared memory then costs no fault and is not
+// zeroed first, and a full machine answers with an error instead of SIGBUS. Measured on the machine of the design, per
+// page of 4 KiB, 1 GiB: see docs/decisions or tests/live/tracking_test.cpp.
 #pragma once
 
 #include <cstddef>
@@ -17,23 +21,30 @@ namespace relive::tracking {
 
 class PageStore {
  public:
-  // Makes the memfd inside the task (so that it is the task's user's), takes it over, maps it in both.
+  // Makes the memfd ("relive-pages") inside the task, so that it is its user's, takes it over, maps it in both, closes it
+  // in the task. The window in the task becomes one of the session's own ranges and does not survive a fork(2). After a
+  // failure nothing is left in the task.
   static Result<PageStore> create(parasite::Visit& visit);
   PageStore(PageStore&&) noexcept;
   PageStore& operator=(PageStore&&) = delete;
   ~PageStore();
 
-  // Copies the task's pages in `ranges` into the store; all-zero pages of private anonymous memory may be left out (the
-  // caller's map then lacks them). Returns the runs, ascending. On failure the store is as before.
-  Result<std::vector<PageRun>> save(parasite::Visit& visit, const Ranges& ranges);
-  // One more / one fewer map uses these slots; slots that nobody uses are reused and their memory given back.
+  // Copies the task's pages in `ranges` into the store. All-zero pages inside `zero_backed` (populated.h) are left out: a
+  // map without them says the same. Returns the runs, ascending; nobody uses them yet: retain() them, or release() them to
+  // give them up. The task's window is faulted in, so that a rollback need not. On failure the store is as before.
+  // May move the window (address_in_task) when the store has to grow.
+  Result<std::vector<PageRun>> save(parasite::Visit& visit, const Ranges& ranges, const Ranges& zero_backed = {});
+
+  // One more / one fewer map uses these slots. A slot that loses its last user is free: its memory is given back at once.
+  // Retain the new before you release the old.
   void retain(std::span<const PageRun> runs);
   void release(std::span<const PageRun> runs);
 
-  // The page's bytes, in the keeper; and its address in the task.
+  // The page's bytes, in the keeper; and its address in the task. Valid until the next save().
   [[nodiscard]] std::span<const std::byte> bytes(Slot slot, std::uint64_t pages = 1) const;
   [[nodiscard]] model::TaskAddress address_in_task(Slot slot) const;
   [[nodiscard]] std::uint64_t pages_used() const;
+  [[nodiscard]] AddressRange window() const;
 
   // Unmaps the window from the task (relive drop).
   Result<void> leave(parasite::Visit& visit);
@@ -41,6 +52,7 @@ class PageStore {
  private:
   struct State;
   explicit PageStore(std::unique_ptr<State> state);
+  Result<void> grow(parasite::Visit& visit, std::uint64_t slots);
   std::unique_ptr<State> state_;
 };
 

@@ -115,6 +115,12 @@ TEST_P(PageMapProperties, ReplaceAndFindAreTheNaiveOnes) {
     NaiveMap runs;
     for (const auto& [page, slot] : random_map())
       if (replaced.contains(page)) runs[page] = slot;
+    PageMap inside;
+    inside.replace({0, at(kSpace)}, map.within(pieces(replaced, step % 2 == 0)));
+    NaiveMap expected_inside;
+    for (const auto& [page, slot] : naive(map))
+      if (replaced.contains(page)) expected_inside[page] = slot;
+    ASSERT_EQ(naive(inside), expected_inside);
     for (const std::uint64_t page : replaced) expected.erase(page);
     expected.insert(runs.begin(), runs.end());
     map.replace(pieces(replaced, step % 2 == 0), single_runs(runs));
