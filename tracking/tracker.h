@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -18,30 +19,38 @@ enum class TrackerKind : std::uint8_t { uffd, soft_dirty, compare };
 std::string_view tracker_name(TrackerKind kind);  // "uffd", "soft-dirty", "compare"
 Result<TrackerKind> parse_tracker(std::string_view name);
 
-// Does the kernel really do it, for this user? Proven by dirtying a page of a child of ours, not by its version.
+// Does the kernel really do it, for this user? Proven by dirtying a page of our own, not by its version.
 struct TrackerProof {
   TrackerKind kind;
   bool works = false;
   std::string reason;  // why not, or what was seen
 };
-std::vector<TrackerProof> prove_trackers();
+std::vector<TrackerProof> prove_trackers();  // best first
 TrackerKind best_tracker();
 
 class Tracker {
  public:
-  // For a task that is being visited. uffd: creates the userfaultfd inside the task, takes it over, closes it there.
+  // For a task that is being visited. uffd: creates the userfaultfd inside the task, takes it over, closes it there; when
+  // the tracker goes, the kernel ends all tracking. After a failure nothing is left in the task.
   static Result<std::unique_ptr<Tracker>> create(TrackerKind kind, parasite::Visit& visit);
   virtual ~Tracker() = default;
   [[nodiscard]] virtual TrackerKind kind() const = 0;
 
   // Pages of `living` that may differ from `current` since the last arm(): written, dropped, or in a mapping that was
-  // replaced since. Superset of the truth; `compare` gives exactly the truth. Includes populated pages that `current` does
-  // not know and pages of `current` that are no longer there. Shared writable mappings are compared, whoever wrote.
+  // replaced since. Superset of the truth; `compare` gives exactly the truth, but for pages of `current` whose mapping is
+  // gone, which every backend reports (so that replacing all that changed() reported leaves no stale page in a map) and
+  // copies of file pages that `current` does not know. Shared writable mappings are compared, whoever wrote.
+  // What a mapping that relive does not care for (populated.h) holds is not reported.
   virtual Result<Ranges> changed(parasite::Visit& visit, const model::Memory& living, const PageMap& current, const PageStore& store) = 0;
 
   // From now on, writes to `memory` are noted. `touched`: ranges that changed() reported or that were written or made
-  // since the last arm(); everything else is still armed. An empty last state (first call) arms all.
+  // since the last arm(); everything else is still armed. The first call arms all. Pages outside `touched` may be armed
+  // as well. Does not need the driver: call it behind Visit::commit() too, before the task goes on.
+  // A failure leaves the task as it is; changed() then reports too much, never too little.
   virtual Result<void> arm(parasite::Visit& visit, const model::Memory& memory, const Ranges& touched) = 0;
+
+  // Mappings that this backend could not track, one line each with the reason. They are compared.
+  [[nodiscard]] virtual std::vector<std::string> notes() const { return {}; }
 };
 
 }  // namespace relive::tracking
