@@ -1,0 +1,339 @@
+#include "rollback/engine.h"
+
+#include <signal.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <charconv>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "base/fault.h"
+#include "capture/descriptors.h"
+#include "capture/memory.h"
+#include "capture/process.h"
+#include "diff/pages.h"
+#include "parasite/session.h"
+#include "rollback/living.h"
+#include "rollback/snapshot.h"
+#include "rollback/way_back.h"
+#include "task/frozen_task.h"
+#include "task/procfs.h"
+#include "tracking/page_store.h"
+#include "tracking/populated.h"
+
+namespace relive::rollback {
+
+namespace {
+
+std::int64_t realtime_ns() {
+  timespec now{};
+  ::clock_gettime(CLOCK_REALTIME, &now);
+  return static_cast<std::int64_t>(now.tv_sec) * 1'000'000'000 + now.tv_nsec;
+}
+
+std::string join(const std::vector<std::string>& lines) {
+  std::string all;
+  for (const std::string& line : lines) all += (all.empty() ? "" : "; ") + line;
+  return all;
+}
+
+}  // namespace
+
+struct Engine::State {
+  model::Pid pid;
+  std::uint64_t start_time = 0;
+  UniqueFd pidfd;
+  std::optional<parasite::Session> session;
+  std::optional<tracking::PageStore> store;
+  std::unique_ptr<tracking::Tracker> tracker;
+  tracking::PageMap current;  // what is in place, but for what the tracker calls changed
+  std::vector<std::unique_ptr<Snapshot>> snapshots;
+
+  [[nodiscard]] Snapshot* find(std::string_view name) const {
+    const auto at = std::ranges::find_if(snapshots, [&](const auto& snapshot) { return snapshot->info.name == name; });
+    return at == snapshots.end() ? nullptr : at->get();
+  }
+
+  // `current` becomes `map`; the store counts users of slots.
+  void set_current(const tracking::PageMap& map) {
+    store->retain(map.runs());
+    store->release(current.runs());
+    current = map;
+  }
+
+  Result<task::FrozenTask> freeze() {
+    auto task = RELIVE_TRY(task::FrozenTask::freeze(pid));
+    if (task.start_time() != start_time)
+      return fail(ErrorKind::not_found, fmt::format("process {} is another one than at the snapshot: the id was reused", pid.value));
+    if (session && !session->present_in(RELIVE_TRY(task::read_proc(pid, "maps"))))
+      return fail(ErrorKind::refused, fmt::format("task {} executes another program than at the snapshot (execve since)", pid.value),
+                  "its snapshots are of no use now: `relive drop --all`");
+    return task;
+  }
+
+  Result<Snapshot*> require(std::string_view name) const {
+    Snapshot* snapshot = find(name);
+    if (snapshot != nullptr) return snapshot;
+    std::vector<std::string> names;
+    for (const auto& known : snapshots) names.push_back(known->info.name);
+    return fail(ErrorKind::not_found, fmt::format("task {} has no snapshot '{}'", pid.value, name),
+                names.empty() ? "it has none" : "it has: " + join(names));
+  }
+
+  Result<void> take_contents(parasite::Visit& visit, Snapshot& snapshot, SnapshotReport& report);
+  Result<void> cure(parasite::Visit& visit);
+  Result<void> way_back(const Snapshot& wanted, const RollbackOptions& options, RollbackReport& report);
+};
+
+Engine::Engine(std::unique_ptr<State> state) : state_(std::move(state)) {}
+Engine::~Engine() = default;
+
+Result<std::unique_ptr<Engine>> Engine::open(model::Pid pid) {
+  auto state = std::make_unique<State>();
+  state->pid = pid;
+  state->pidfd.reset(static_cast<int>(::syscall(SYS_pidfd_open, pid.value, 0)));
+  if (!state->pidfd) return fail(ErrorKind::not_found, fmt::format("no process {}", pid.value));
+  const std::string stat = RELIVE_TRY(task::read_proc(pid, "stat"));
+  const std::string_view start = RELIVE_TRY(task::stat_field(stat, 22));
+  std::from_chars(start.data(), start.data() + start.size(), state->start_time);
+  return std::unique_ptr<Engine>(new Engine(std::move(state)));
+}
+
+model::Pid Engine::pid() const { return state_->pid; }
+int Engine::pidfd() const { return state_->pidfd.get(); }
+
+std::vector<SnapshotInfo> Engine::list() const {
+  std::vector<SnapshotInfo> infos;
+  for (const auto& snapshot : state_->snapshots) infos.push_back(snapshot->info);
+  return infos;
+}
+
+const model::Task* Engine::find(std::string_view name) const {
+  const Snapshot* snapshot = state_->find(name);
+  return snapshot == nullptr ? nullptr : &snapshot->task;
+}
+
+// The contents of memory: all that is populated the first time, later only what may have changed since.
+Result<void> Engine::State::take_contents(parasite::Visit& visit, Snapshot& snapshot, SnapshotReport& report) {
+  const model::Memory& memory = snapshot.task.memory;
+  // The first time all that is populated, later what may have changed and is populated.
+  const bool first = snapshots.empty();
+  tracking::Ranges changed;
+  tracking::Ranges to_save;
+  if (first) {
+    to_save = changed = RELIVE_TRY(tracking::populated(visit, memory));
+  } else {
+    changed = RELIVE_TRY(tracker->changed(visit, memory, current, *store));
+    to_save = RELIVE_TRY(tracking::populated(visit, memory, changed));
+  }
+  RELIVE_TRY(fault_point("snapshot: save pages"));
+  const std::vector<tracking::PageRun> runs = RELIVE_TRY(store->save(visit, to_save, tracking::zero_backed(memory)));
+  for (const tracking::PageRun& run : runs) report.pages_copied += run.pages;
+
+  // Mappings that are gone, and what changed, lose their old versions; what was saved gets its new one.
+  tracking::Ranges mapped;
+  for (const model::Mapping& mapping : memory.mappings) mapped.push_back(mapping.range);
+  snapshot.pages = current;
+  constexpr AddressRange kEverything{0, std::uint64_t{1} << 63};
+  for (const AddressRange& range : tracking::subtract({kEverything}, tracking::subtract(mapped, changed))) snapshot.pages.replace(range, {});
+  for (const tracking::PageRun& run : runs) snapshot.pages.replace({run.address, run.address + run.pages * kPageSize}, std::span(&run, 1));
+
+  store->retain(snapshot.pages.runs());
+  set_current(snapshot.pages);
+  return tracker->arm(visit, memory, changed);
+}
+
+Result<SnapshotReport> Engine::snapshot(const SnapshotOptions& options) {
+  State& state = *state_;
+  if (options.name.empty()) return fail(ErrorKind::usage, "a snapshot needs a name");
+  if (state.find(options.name) != nullptr && !options.replace)
+    return fail(ErrorKind::usage, fmt::format("task {} has a snapshot '{}' already", state.pid.value, options.name), "give another name, or --replace");
+  SnapshotReport report;
+  Stopwatch stopwatch;
+  auto task = RELIVE_TRY(state.freeze());
+  auto snapshot = std::make_unique<Snapshot>();
+  {
+    const bool fresh = !state.session.has_value();
+    RELIVE_TRY(fault_point("snapshot: infect"));
+    if (fresh) state.session.emplace(RELIVE_TRY(parasite::Session::infect(task)));
+    auto outcome = [&]() -> Result<void> {
+      auto visit = RELIVE_TRY(parasite::Visit::begin(task, *state.session));
+      RELIVE_TRY(refuse_company(visit));
+      snapshot->task = RELIVE_TRY(read_task(visit, nullptr, nullptr, capture::Depth::full, stopwatch));
+      const std::vector<std::string> unhandled = capture::unhandled(snapshot->task.descriptors);
+      if (!unhandled.empty()) return fail(ErrorKind::refused, join(unhandled), "nothing was changed");
+      RELIVE_TRY(fault_point("snapshot: hold"));
+      RELIVE_TRY(capture::hold_descriptors(visit, snapshot->task.descriptors, snapshot->holds));
+      RELIVE_TRY(capture::hold_directories(visit, snapshot->holds));
+      RELIVE_TRY(capture::hold_mapped_files(visit, snapshot->task.memory, snapshot->holds));
+      if (!state.store) state.store.emplace(RELIVE_TRY(tracking::PageStore::create(visit)));
+      const bool first = state.tracker == nullptr;
+      if (first) {
+        RELIVE_TRY(fault_point("snapshot: make the tracker"));
+        state.tracker = RELIVE_TRY(tracking::Tracker::create(options.tracker.value_or(tracking::best_tracker()), visit));
+      }
+      return state.take_contents(visit, *snapshot, report);
+    }();
+    if (!outcome) {
+      if (state.snapshots.empty()) {
+        if (auto visit = parasite::Visit::begin(task, *state.session)) [[maybe_unused]] const auto cured = state.cure(*visit);
+        state.session.reset();
+      }
+      return std::unexpected(std::move(outcome).error());
+    }
+  }
+  task.resume();
+  report.frozen_us = (Stopwatch::now_ns() - task.frozen_since_ns()) / 1000;
+
+  SnapshotInfo& info = snapshot->info;
+  info.name = options.name;
+  info.pid = state.pid;
+  info.created_ns = realtime_ns();
+  info.threads = snapshot->task.threads.size();
+  info.mappings = snapshot->task.memory.mappings.size();
+  info.pages = snapshot->pages.pages();
+  info.descriptors = snapshot->task.descriptors.descriptors.size();
+  info.tracker = tracking::tracker_name(state.tracker->kind());
+  info.command = snapshot->task.threads.front().name;
+  report.info = info;
+  report.faults_passed = faults_passed();
+  if (Snapshot* old = state.find(options.name); old != nullptr) {
+    state.store->release(old->pages.runs());
+    std::erase_if(state.snapshots, [&](const auto& known) { return known.get() == old; });
+  }
+  state.snapshots.push_back(std::move(snapshot));
+  return report;
+}
+
+Result<void> Engine::State::way_back(const Snapshot& wanted, const RollbackOptions& options, RollbackReport& report) {
+  Stopwatch stopwatch;
+  auto task = RELIVE_TRY(freeze());
+  stopwatch.lap("freeze");
+  auto outcome = [&]() -> Result<void> {
+    auto visit = RELIVE_TRY(parasite::Visit::begin(task, *session));
+    RELIVE_TRY(refuse_company(visit));
+    stopwatch.lap("visit");
+    const model::Task living = RELIVE_TRY(read_task(visit, &wanted.task, &wanted.holds, capture::Depth::outside, stopwatch));
+    const tracking::Ranges changed = RELIVE_TRY(tracker->changed(visit, living.memory, current, *store));
+    stopwatch.lap("scan");
+    const Plan plan = make_plan(wanted, living, changed, current);
+    stopwatch.lap("plan");
+    report.threads = plan.threads.changed;
+    report.pages = plan.pages.pages();
+    report.mappings = plan.memory.operations.size();
+    report.descriptors = plan.descriptors.operations.size();
+    report.refusals = plan.refusals();
+    report.notes.insert(report.notes.end(), plan.process.notes.begin(), plan.process.notes.end());
+    if (options.dry_run) report.plan = plan.texts();
+    if (options.dry_run || !report.refusals.empty()) return {};
+
+    auto carried = carry_out(visit, plan, wanted, living, *store, report.notes, stopwatch);
+    if (visit.committed() && !visit.broken()) {
+      // Re-armed while every thread still stands: what the copying dirtied is clean by definition.
+      const tracking::Ranges touched = tracking::unite(changed, plan.memory.made);
+      tracking::Ranges copied;
+      for (const auto& copy : plan.pages.copies) copied.push_back({copy.to, copy.to + copy.pages * kPageSize});
+      const auto armed = tracker->arm(visit, wanted.task.memory, tracking::unite(tracking::unite(touched, copied), plan.pages.drops));
+      set_current(wanted.pages);
+      // The task is at the snapshot all the same; from now on every page is compared.
+      if (!armed) tracker = RELIVE_TRY(tracking::Tracker::create(tracking::TrackerKind::compare, visit));
+      stopwatch.lap("arm");
+    }
+    if (visit.committed()) {
+      const auto departed = visit.depart();
+      stopwatch.lap("depart");
+      if (carried && !departed) carried = departed;
+      report.fate = visit.broken() ? apply::Fate::stopped : apply::Fate::done;
+    }
+    return carried;
+  }();
+  task.resume();
+  report.frozen_us = (Stopwatch::now_ns() - task.frozen_since_ns()) / 1000;
+  report.stages = stopwatch.take();
+  return outcome;
+}
+
+Result<RollbackReport> Engine::rollback(const RollbackOptions& options) {
+  State& state = *state_;
+  const Snapshot& wanted = *RELIVE_TRY(state.require(options.name));
+  RollbackReport report;
+  report.tracker = tracking::tracker_name(state.tracker->kind());
+  auto outcome = state.way_back(wanted, options, report);
+  report.faults_passed = faults_passed();
+  if (outcome) return report;
+  const ErrorKind kind = outcome.error().kind;
+  if (report.fate == apply::Fate::untouched && (kind == ErrorKind::not_found || kind == ErrorKind::task_died)) return std::unexpected(std::move(outcome).error());
+  report.error = std::move(outcome).error();
+  if (report.fate == apply::Fate::stopped && options.on_failure == OnFailure::kill) {
+    ::kill(state.pid.value, SIGKILL);
+    report.fate = apply::Fate::killed;
+  }
+  return report;
+}
+
+Result<DiffReport> Engine::diff(std::string_view name) {
+  State& state = *state_;
+  const Snapshot& wanted = *RELIVE_TRY(state.require(name));
+  DiffReport report;
+  Stopwatch stopwatch;
+  auto task = RELIVE_TRY(state.freeze());
+  model::Task living;
+  Plan plan;
+  {
+    auto visit = RELIVE_TRY(parasite::Visit::begin(task, *state.session));
+    living = RELIVE_TRY(read_task(visit, &wanted.task, &wanted.holds, capture::Depth::full, stopwatch));
+    const tracking::Ranges changed = RELIVE_TRY(state.tracker->changed(visit, living.memory, state.current, *state.store));
+    plan = make_plan(wanted, living, changed, state.current);
+  }
+  task.resume();
+  report.frozen_us = (Stopwatch::now_ns() - task.frozen_since_ns()) / 1000;
+  report.differences = plan.differences();
+  const auto pages = diff::describe_pages(plan.pages, wanted.task.memory);
+  report.differences.insert(report.differences.end(), pages.begin(), pages.end());
+  report.refusals = plan.refusals();
+  return report;
+}
+
+// Takes everything of relive's out of the task but the parasite itself, which Session::leave unmaps last.
+Result<void> Engine::State::cure(parasite::Visit& visit) {
+  tracker.reset();
+  if (store) {
+    RELIVE_TRY(store->leave(visit));
+    store.reset();
+  }
+  current = {};
+  return {};
+}
+
+Result<void> Engine::drop(std::string_view name) {
+  State& state = *state_;
+  Snapshot* snapshot = RELIVE_TRY(state.require(name));
+  if (state.snapshots.size() == 1) return drop_all();
+  state.store->release(snapshot->pages.runs());
+  std::erase_if(state.snapshots, [&](const auto& known) { return known.get() == snapshot; });
+  return {};
+}
+
+Result<void> Engine::drop_all() {
+  State& state = *state_;
+  state.snapshots.clear();
+  if (!state.session) return {};
+  auto task = task::FrozenTask::freeze(state.pid);
+  if (!task) {
+    if (task.error().kind == ErrorKind::not_found || task.error().kind == ErrorKind::task_died) return {};
+    return std::unexpected(std::move(task).error());
+  }
+  if (state.session->present_in(RELIVE_TRY(task::read_proc(state.pid, "maps")))) {
+    auto visit = RELIVE_TRY(parasite::Visit::begin(*task, *state.session));
+    RELIVE_TRY(state.cure(visit));
+  }
+  RELIVE_TRY(state.session->leave(*task));
+  state.session.reset();
+  return {};
+}
+
+}  // namespace relive::rollback
