@@ -33,7 +33,8 @@ void print(Output& output, std::string_view title, const std::vector<Finding>& f
 }
 
 Result<ExitCode> run(const Words&, Output& output) {
-  auto findings = tracker_findings(tracking::prove_trackers());
+  const auto proofs = tracking::prove_trackers();
+  auto findings = tracker_findings(proofs);
   const std::size_t trackers = findings.size();
   for (auto& finding : probe_machine()) findings.push_back(std::move(finding));
   const bool ready =
@@ -41,7 +42,7 @@ Result<ExitCode> run(const Words&, Output& output) {
   const std::string_view best = tracking::tracker_name(tracking::best_tracker());
   const ExitCode code = ready ? ExitCode::done : ExitCode::unsupported;
   if (output.json()) {
-    output.line(doctor_json(findings, best, ready));
+    output.line(doctor_json(proofs, findings, best, ready));
     return code;
   }
   print(output, fmt::format("trackers (this machine gets {})", best),

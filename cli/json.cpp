@@ -168,14 +168,18 @@ std::string drop_json(const rollback::DropReport& report, int pid, bool dry_run)
   return dump({{"pid", pid}, {"dry_run", dry_run}, {"dropped", report.dropped}});
 }
 
-std::string doctor_json(const std::vector<Finding>& findings, std::string_view tracker, bool ready) {
+std::string doctor_json(const std::vector<tracking::TrackerProof>& trackers, const std::vector<Finding>& findings,
+                        std::string_view tracker, bool ready) {
   Json checks = Json::array();
   for (const auto& finding : findings) {
     Json one = {{"name", finding.name}, {"ok", finding.ok}, {"required", finding.required}, {"reason", finding.detail}};
     if (!finding.ok) one["refused"] = finding.refused;
     checks.push_back(std::move(one));
   }
-  return dump({{"ready", ready}, {"tracker", tracker}, {"checks", checks}});
+  Json proofs = Json::array();
+  for (const auto& proof : trackers)
+    proofs.push_back({{"name", tracking::tracker_name(proof.kind)}, {"works", proof.works}, {"reason", proof.reason}});
+  return dump({{"ready", ready}, {"tracker", tracker}, {"trackers", proofs}, {"checks", checks}});
 }
 
 }  // namespace relive::cli

@@ -8,6 +8,7 @@
 #include "base/result.h"
 #include "cli/probes.h"
 #include "rollback/protocol.h"
+#include "tracking/tracker.h"
 
 namespace relive::cli {
 
@@ -22,6 +23,7 @@ std::string diff_json(const rollback::DiffReport& report, std::string_view snaps
 std::string list_json(const std::vector<rollback::SnapshotInfo>& snapshots);
 std::string show_json(const rollback::ShowReport& report);
 std::string drop_json(const rollback::DropReport& report, int pid, bool dry_run);
-std::string doctor_json(const std::vector<Finding>& findings, std::string_view tracker, bool ready);
+std::string doctor_json(const std::vector<tracking::TrackerProof>& trackers, const std::vector<Finding>& findings,
+                        std::string_view tracker, bool ready);
 
 }  // namespace relive::cli

@@ -87,11 +87,15 @@ void Output::diagnostic(std::string_view text) const {
   if (const auto written = write_all(STDERR_FILENO, line); !written) return;  // nowhere left to say it
 }
 
-void Output::error(std::string_view command, const Error& error) {
+void Output::explain(std::string_view command, const Error& error) const {
   Error without_hint = error;
   without_hint.hint.clear();
   diagnostic(fmt::format("{}: {}", painted(error_colors_, Color::red, command), printable(without_hint.text())));
   if (!error.hint.empty()) diagnostic(fmt::format("  {}", painted(error_colors_, Color::dim, printable(error.hint))));
+}
+
+void Output::error(std::string_view command, const Error& error) {
+  explain(command, error);
   if (json_) line(error_json(error));
 }
 

@@ -26,7 +26,9 @@ class Output {
   void line(std::string_view text);
   // A line on stderr.
   void diagnostic(std::string_view text) const;
-  // An error: text on stderr; with --json also {"error": ...} on stdout.
+  // An error as text on stderr.
+  void explain(std::string_view command, const Error& error) const;
+  // The same, and with --json also {"error": ...} on stdout.
   void error(std::string_view command, const Error& error);
   // Writes out what was said. ErrorKind::system if stdout does not take it.
   Result<void> flush();

@@ -8,8 +8,8 @@ namespace relive::cli {
 namespace {
 
 ExitCode verdict(const rollback::RollbackReport& report, bool dry_run) {
-  if (dry_run && report.refusals.empty() && !report.error) return ExitCode::done;
-  if (report.fate == apply::Fate::untouched && report.error) return exit_code(report.error->kind);
+  if (report.error && report.fate == apply::Fate::untouched) return exit_code(report.error->kind);
+  if (dry_run) return report.refusals.empty() ? ExitCode::done : ExitCode::untouched;
   return exit_code(report.fate);
 }
 
@@ -52,16 +52,31 @@ void print(Output& output, const rollback::RollbackReport& report, std::string_v
   for (const auto& note : report.notes) output.line("  " + printable(note));
 }
 
+// With --json an error that left the task alone is a report too: programs look at `fate` first.
+Result<rollback::RollbackReport> as_report(Result<rollback::RollbackReport> result, bool json) {
+  if (result || !json) return result;
+  const ErrorKind kind = result.error().kind;
+  if (kind == ErrorKind::system || kind == ErrorKind::task_died) return result;  // who knows what the task is now
+  rollback::RollbackReport report;
+  report.error = std::move(result).error();
+  return report;
+}
+
+Result<rollback::RollbackReport> ask(const rollback::TaskKey& key, const rollback::RollbackOptions& options) {
+  const auto registry = RELIVE_TRY(rollback::Registry::open());
+  const auto lock = RELIVE_TRY(registry.lock(key, "relive rollback"));
+  return rollback::ask_for<rollback::RollbackReport>(registry, request(key, options));
+}
+
 Result<ExitCode> run(const Words& words, Output& output) {
   rollback::RollbackOptions options;
   options.name = RELIVE_TRY(words.snapshot_name("--to"));
   options.dry_run = words.has("--dry-run");
   options.on_failure = words.get("--on-failure") == "kill" ? rollback::OnFailure::kill : rollback::OnFailure::stop;
   const auto key = RELIVE_TRY(task_of(words));
-  const auto registry = RELIVE_TRY(rollback::Registry::open());
-  const auto lock = RELIVE_TRY(registry.lock(key, "relive rollback"));
-  const auto report = RELIVE_TRY(rollback::ask_for<rollback::RollbackReport>(registry, request(key, options)));
+  const auto report = RELIVE_TRY(as_report(ask(key, options), output.json()));
   const ExitCode code = verdict(report, options.dry_run);
+  if (report.error) output.explain("relive rollback", *report.error);
   if (output.json()) {
     output.line(rollback_json(report, options.name, key.pid.value, options.dry_run, output.total_us()));
     return code;
@@ -71,10 +86,6 @@ Result<ExitCode> run(const Words& words, Output& output) {
     print_dry_run(output, report, fmt::format("{} to '{}'", key.pid.value, options.name));
   else
     print(output, report, report.fate == apply::Fate::done ? what : fmt::format("{}", key.pid.value));
-  if (report.error) {
-    Error error = *report.error;
-    output.error("relive rollback", error);
-  }
   return code;
 }
 

@@ -19,18 +19,28 @@ namespace {
 
 constexpr int kHandshake = 3;  // the keeper's only inherited descriptor besides stdio
 
+void pause_briefly() {
+  const timespec pause{0, 5'000'000};
+  ::nanosleep(&pause, nullptr);
+}
+
 // The keeper's death lets its task go; the kernel may take a moment to do it.
 Standing settled_standing(const TaskKey& key) {
   for (int attempt = 0; attempt < 200; ++attempt) {
     const Standing now = standing(key);
     if (now != Standing::traced) return now;
-    const timespec pause{0, 5'000'000};
-    ::nanosleep(&pause, nullptr);
+    pause_briefly();
   }
   return Standing::traced;
 }
 
-Result<Answer> keeper_died(const Request& request, Standing before) {
+// Removes the socket once it answers nobody: a dying process closes one descriptor after the other.
+void clean_up_after(const Registry& registry, const TaskKey& key) {
+  for (int attempt = 0; attempt < 100 && registry.connect(key); ++attempt) pause_briefly();
+}
+
+Result<Answer> keeper_died(const Registry& registry, const Request& request, Standing before) {
+  clean_up_after(registry, request.key);
   const int pid = request.key.pid.value;
   const Standing now = settled_standing(request.key);
   const bool rollback = std::holds_alternative<RollbackOptions>(request.command);
@@ -91,7 +101,7 @@ Result<Answer> ask(const Registry& registry, const Request& request) {
     log_debug(sent.error().text());  // it may still say why
   const auto response = receive_frame(connection.get(), kResponseLimit);
   if (!response && response.error().kind == ErrorKind::usage) return std::unexpected(response.error());
-  if (!response) return keeper_died(request, before);
+  if (!response) return keeper_died(registry, request, before);
   return decode_response(*response);
 }
 
