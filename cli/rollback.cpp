@@ -62,7 +62,8 @@ Result<rollback::RollbackReport> as_report(Result<rollback::RollbackReport> resu
   return report;
 }
 
-Result<rollback::RollbackReport> ask(const rollback::TaskKey& key, const rollback::RollbackOptions& options) {
+Result<rollback::RollbackReport> ask(const Words& words, const rollback::RollbackOptions& options) {
+  const auto key = RELIVE_TRY(task_of(words));
   const auto registry = RELIVE_TRY(rollback::Registry::open());
   const auto lock = RELIVE_TRY(registry.lock(key, "relive rollback"));
   return rollback::ask_for<rollback::RollbackReport>(registry, request(key, options));
@@ -73,19 +74,19 @@ Result<ExitCode> run(const Words& words, Output& output) {
   options.name = RELIVE_TRY(words.snapshot_name("--to"));
   options.dry_run = words.has("--dry-run");
   options.on_failure = words.get("--on-failure") == "kill" ? rollback::OnFailure::kill : rollback::OnFailure::stop;
-  const auto key = RELIVE_TRY(task_of(words));
-  const auto report = RELIVE_TRY(as_report(ask(key, options), output.json()));
+  const int pid = RELIVE_TRY(words.pid()).value;
+  const auto report = RELIVE_TRY(as_report(ask(words, options), output.json()));
   const ExitCode code = verdict(report, options.dry_run);
   if (report.error) output.explain("relive rollback", *report.error);
   if (output.json()) {
-    output.line(rollback_json(report, options.name, key.pid.value, options.dry_run, output.total_us()));
+    output.line(rollback_json(report, options.name, pid, options.dry_run, output.total_us()));
     return code;
   }
-  const std::string what = fmt::format("{} at '{}'", key.pid.value, options.name);
+  const std::string what = fmt::format("{} at '{}'", pid, options.name);
   if (options.dry_run)
-    print_dry_run(output, report, fmt::format("{} to '{}'", key.pid.value, options.name));
+    print_dry_run(output, report, fmt::format("{} to '{}'", pid, options.name));
   else
-    print(output, report, report.fate == apply::Fate::done ? what : fmt::format("{}", key.pid.value));
+    print(output, report, report.fate == apply::Fate::done ? what : fmt::format("{}", pid));
   return code;
 }
 

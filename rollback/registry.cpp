@@ -124,14 +124,16 @@ Result<UniqueFd> Registry::connect(const TaskKey& key) const {
   if (!fd) return fail_errno("socket", "for the keeper");
   if (::connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0) return fd;
   const int error_number = errno;
+  const Standing now = standing(key);
+  const bool over = now == Standing::gone || now == Standing::zombie;
+  if (error_number == ENOENT && over)
+    return fail(ErrorKind::not_found, fmt::format("task {} has ended; there are no snapshots of it", key.pid.value));
   if (error_number == ENOENT)
     return fail(ErrorKind::not_found, fmt::format("task {} has no snapshots", key.pid.value),
                 fmt::format("relive snapshot {} takes one", key.pid.value));
   if (error_number != ECONNREFUSED)
     return fail_errno("connect", fmt::format("to the keeper of {}", key.pid.value), error_number);
   forget(key);
-  const Standing now = standing(key);
-  const bool over = now == Standing::gone || now == Standing::zombie;
   return fail(ErrorKind::not_found,
               fmt::format("the keeper of {} is gone; its snapshots went with it; the task {}", key.pid.value,
                           over                       ? "has ended"
