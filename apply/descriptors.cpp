@@ -83,9 +83,8 @@ class Executor {
   Result<void> operator()(const diff::MakePipe& op) {
     const OpenFile& some = file(op.read_end ? *op.read_end : op.write_end.value());
     const auto capacity = std::get<model::PipeEnd>(some.object).capacity;
-    const auto [read_end, write_end] = RELIVE_TRY(make_two("pipe", SYS_pipe2, [](std::uint64_t there) {
-      return std::array<std::uint64_t, 4>{there, O_CLOEXEC, 0, 0};
-    }));
+    const auto [read_end, write_end] = RELIVE_TRY(make_two(
+        "pipe", SYS_pipe2, [](std::uint64_t there) { return std::array<std::uint64_t, 4>{there, O_CLOEXEC, 0, 0}; }));
     {
       const UniqueFd writer = RELIVE_TRY(visit().task().borrow(write_end));
       const int now = ::fcntl(writer.get(), F_GETPIPE_SZ);
@@ -110,7 +109,8 @@ class Executor {
     RELIVE_TRY(make_one(op.file, "eventfd", SYS_eventfd2, {0, flags, 0}));
     if (counter.count == 0) return {};
     const UniqueFd ours = RELIVE_TRY(visit().task().borrow(spares_[op.file]));
-    if (::write(ours.get(), &counter.count, sizeof counter.count) != sizeof counter.count) return fail_errno("write", "a new eventfd");
+    if (::write(ours.get(), &counter.count, sizeof counter.count) != sizeof counter.count)
+      return fail_errno("write", "a new eventfd");
     return {};
   }
 
@@ -160,7 +160,8 @@ class Executor {
     const auto name = static_cast<std::uint64_t>(op.option.name);
     if (!op.living.empty()) {
       const auto before = RELIVE_TRY(visit().arena().put(op.living));
-      RELIVE_TRY(visit().record_undo("setsockopt back", SYS_setsockopt, {number(op.from), level, name, before.value, op.living.size()}));
+      RELIVE_TRY(visit().record_undo("setsockopt back", SYS_setsockopt,
+                                     {number(op.from), level, name, before.value, op.living.size()}));
     }
     const auto there = RELIVE_TRY(visit().arena().put(op.option.value));
     RELIVE_TRY(visit().syscall(fmt::format("setsockopt {} {}/{}", op.from.value, level, name), SYS_setsockopt,
@@ -170,7 +171,8 @@ class Executor {
 
   // ---------------------------------------------------------------- the commit program
   Result<void> operator()(const diff::Unwatch& op) {
-    commit(fmt::format("epoll_ctl {} DEL {}", op.epoll.value, op.fd.value), SYS_epoll_ctl, {number(op.epoll), EPOLL_CTL_DEL, number(op.fd), 0});
+    commit(fmt::format("epoll_ctl {} DEL {}", op.epoll.value, op.fd.value), SYS_epoll_ctl,
+           {number(op.epoll), EPOLL_CTL_DEL, number(op.fd), 0});
     return {};
   }
 
@@ -187,7 +189,8 @@ class Executor {
   }
 
   Result<void> operator()(const diff::SetCloseOnExec& op) {
-    commit(fmt::format("fcntl {} F_SETFD", op.fd.value), SYS_fcntl, {number(op.fd), F_SETFD, op.on ? std::uint64_t{FD_CLOEXEC} : 0});
+    commit(fmt::format("fcntl {} F_SETFD", op.fd.value), SYS_fcntl,
+           {number(op.fd), F_SETFD, op.on ? std::uint64_t{FD_CLOEXEC} : 0});
     return {};
   }
 
@@ -198,22 +201,27 @@ class Executor {
 
   Result<void> operator()(const diff::SetOwner& op) {
     if (op.owner != 0 && ::kill(op.type == F_OWNER_PGRP ? -op.owner : op.owner, 0) != 0 && errno == ESRCH) {
-      return fail(ErrorKind::refused, fmt::format("descriptor {}: the process {} that its signals go to (F_SETOWN) has ended", op.fd.value, op.owner));
+      return fail(ErrorKind::refused,
+                  fmt::format("descriptor {}: the process {} that its signals go to (F_SETOWN) has ended", op.fd.value,
+                              op.owner));
     }
-    const f_owner_ex owner{.type = static_cast<decltype(f_owner_ex::type)>(op.owner == 0 ? F_OWNER_PID : op.type), .pid = op.owner};
+    const f_owner_ex owner{.type = static_cast<decltype(f_owner_ex::type)>(op.owner == 0 ? F_OWNER_PID : op.type),
+                           .pid = op.owner};
     const auto there = RELIVE_TRY(visit().arena().put_value(owner));
     commit(fmt::format("fcntl {} F_SETOWN_EX", op.fd.value), SYS_fcntl, {number(op.fd), F_SETOWN_EX, there.value});
-    commit(fmt::format("fcntl {} F_SETSIG", op.fd.value), SYS_fcntl, {number(op.fd), F_SETSIG, static_cast<std::uint64_t>(op.signal)});
+    commit(fmt::format("fcntl {} F_SETSIG", op.fd.value), SYS_fcntl,
+           {number(op.fd), F_SETSIG, static_cast<std::uint64_t>(op.signal)});
     return {};
   }
 
   Result<void> operator()(const diff::Seek& op) {
-    commit(fmt::format("lseek {} {}", op.fd.value, op.position), SYS_lseek, {number(op.fd), static_cast<std::uint64_t>(op.position), SEEK_SET});
+    commit(fmt::format("lseek {} {}", op.fd.value, op.position), SYS_lseek,
+           {number(op.fd), static_cast<std::uint64_t>(op.position), SEEK_SET});
     return {};
   }
 
   Result<void> operator()(const diff::Unlock& op) {
-    struct flock whole {};
+    struct flock whole{};
     whole.l_type = F_UNLCK;
     whole.l_whence = SEEK_SET;
     const auto there = RELIVE_TRY(visit().arena().put_value(whole));
@@ -232,7 +240,8 @@ class Executor {
     if (bytes.empty()) return {};
     const auto there = RELIVE_TRY(visit().arena().put(bytes));
     // Never blocks: the pipe is empty by now and held as much before. SIGPIPE never: the read end is in the table.
-    commit(fmt::format("write {} bytes to pipe {}", bytes.size(), op.write_end.value), SYS_write, {number(op.write_end), there.value, bytes.size()});
+    commit(fmt::format("write {} bytes to pipe {}", bytes.size(), op.write_end.value), SYS_write,
+           {number(op.write_end), there.value, bytes.size()});
     return {};
   }
 
@@ -240,7 +249,8 @@ class Executor {
     RELIVE_TRY(drain(op.fd, op.flags));
     if (op.count == 0) return {};
     const auto there = RELIVE_TRY(visit().arena().put_value(op.count));
-    commit(fmt::format("write {} to eventfd {}", op.count, op.fd.value), SYS_write, {number(op.fd), there.value, sizeof op.count});
+    commit(fmt::format("write {} to eventfd {}", op.count, op.fd.value), SYS_write,
+           {number(op.fd), there.value, sizeof op.count});
     return {};
   }
 
@@ -255,7 +265,8 @@ class Executor {
     event.data.u64 = op.data;
     const auto there = RELIVE_TRY(visit().arena().put_value(event));
     commit(fmt::format("epoll_ctl {} {} {}", op.epoll.value, op.modify ? "MOD" : "ADD", op.fd.value), SYS_epoll_ctl,
-           {number(op.epoll), static_cast<std::uint64_t>(op.modify ? EPOLL_CTL_MOD : EPOLL_CTL_ADD), number(op.fd), there.value});
+           {number(op.epoll), static_cast<std::uint64_t>(op.modify ? EPOLL_CTL_MOD : EPOLL_CTL_ADD), number(op.fd),
+            there.value});
     return {};
   }
 
@@ -285,7 +296,9 @@ class Executor {
     rlimit limit{};
     std::memcpy(&limit, there.here, sizeof limit);
     if (number(highest) < limit.rlim_cur) return {};
-    return fail(ErrorKind::refused, fmt::format("descriptor {} was closed since, and RLIMIT_NOFILE of the task is {}", highest.value, limit.rlim_cur),
+    return fail(ErrorKind::refused,
+                fmt::format("descriptor {} was closed since, and RLIMIT_NOFILE of the task is {}", highest.value,
+                            limit.rlim_cur),
                 "raise the task's RLIMIT_NOFILE (prlimit(1))");
   }
 
@@ -310,7 +323,8 @@ class Executor {
   }
 
   // One program: make it, where the kernel puts it, and move it to a spare number.
-  Result<void> make_one(std::size_t index, const std::string& what, long call, const std::array<std::uint64_t, 3>& arguments) {
+  Result<void> make_one(std::size_t index, const std::string& what, long call,
+                        const std::array<std::uint64_t, 3>& arguments) {
     RELIVE_TRY(fault_point("make " + what));
     const auto lowest = RELIVE_TRY(visit().next_descriptors(1));
     const RemoteFd spare = RELIVE_TRY(take_spare(lowest));
@@ -345,12 +359,14 @@ class Executor {
   }
 
   static void move(Program& program, RemoteFd from, RemoteFd to) {
-    program.syscall(fmt::format("dup3 {} -> {}", from.value, to.value), SYS_dup3, {number(from), number(to), O_CLOEXEC});
+    program.syscall(fmt::format("dup3 {} -> {}", from.value, to.value), SYS_dup3,
+                    {number(from), number(to), O_CLOEXEC});
     program.syscall(fmt::format("close {}", from.value), SYS_close, {number(from)});
   }
   static Result<void> check_number(const Program& program, std::size_t index, RemoteFd expected) {
     if (program.result(index) == expected.value) return {};
-    return fail(ErrorKind::system, fmt::format("{}: the kernel gave number {}, not {}", program.what(index), program.result(index), expected.value));
+    return fail(ErrorKind::system, fmt::format("{}: the kernel gave number {}, not {}", program.what(index),
+                                               program.result(index), expected.value));
   }
 
   Result<void> keep_or_close(const std::optional<std::size_t>& index, RemoteFd spare) {
@@ -368,7 +384,8 @@ class Executor {
     const auto fresh = capture::read_socket_options(ours, socket.family);
     for (const model::SocketOption& option : socket.options) {
       if (std::ranges::find(fresh, option) != fresh.end()) continue;
-      if (::setsockopt(ours, option.level, option.name, option.value.data(), static_cast<socklen_t>(option.value.size())) != 0) {
+      if (::setsockopt(ours, option.level, option.name, option.value.data(),
+                       static_cast<socklen_t>(option.value.size())) != 0) {
         return fail_errno("setsockopt", fmt::format("option {}/{} of a new socket", option.level, option.name));
       }
     }
@@ -381,13 +398,18 @@ class Executor {
     int before = 0;
     socklen_t size = sizeof before;
     const int on = 1;
-    if (::getsockopt(ours, SOL_SOCKET, SO_REUSEADDR, &before, &size) != 0) return fail_errno("getsockopt", "SO_REUSEADDR");
-    if (::setsockopt(ours, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on) != 0) return fail_errno("setsockopt", "SO_REUSEADDR");
-    if (::bind(ours, reinterpret_cast<const sockaddr*>(socket.local.data()), static_cast<socklen_t>(socket.local.size())) != 0) {
+    if (::getsockopt(ours, SOL_SOCKET, SO_REUSEADDR, &before, &size) != 0)
+      return fail_errno("getsockopt", "SO_REUSEADDR");
+    if (::setsockopt(ours, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on) != 0)
+      return fail_errno("setsockopt", "SO_REUSEADDR");
+    if (::bind(ours, reinterpret_cast<const sockaddr*>(socket.local.data()),
+               static_cast<socklen_t>(socket.local.size())) != 0) {
       return address_error(socket, "bind", errno);
     }
-    if (socket.state == SocketState::listening && ::listen(ours, socket.backlog) != 0) return address_error(socket, "listen", errno);
-    if (::setsockopt(ours, SOL_SOCKET, SO_REUSEADDR, &before, sizeof before) != 0) return fail_errno("setsockopt", "SO_REUSEADDR");
+    if (socket.state == SocketState::listening && ::listen(ours, socket.backlog) != 0)
+      return address_error(socket, "listen", errno);
+    if (::setsockopt(ours, SOL_SOCKET, SO_REUSEADDR, &before, sizeof before) != 0)
+      return fail_errno("setsockopt", "SO_REUSEADDR");
     return {};
   }
 
@@ -417,11 +439,12 @@ class Executor {
   // A name that the task's own closed socket has left behind is moved aside; somebody else's is not touched.
   Result<void> clear_path(const std::string& path) {
     if (!path.starts_with('/')) {
-      return fail(ErrorKind::refused, fmt::format("the unix socket '{}' was closed since, and its address is a relative path", path));
+      return fail(ErrorKind::refused,
+                  fmt::format("the unix socket '{}' was closed since, and its address is a relative path", path));
     }
     const std::string seen = fmt::format("/proc/{}/root{}", visit().task().pid().value, path);
     const auto there = RELIVE_TRY(put_text(path));
-    struct stat status {};
+    struct stat status{};
     if (::lstat(seen.c_str(), &status) == 0) {
       if (!S_ISSOCK(status.st_mode) || somebody_listens(seen)) {
         return fail(ErrorKind::refused, fmt::format("the address {} of a socket that was closed since is taken", path));
@@ -445,20 +468,23 @@ class Executor {
     if (path.size() >= sizeof address.sun_path) return true;  // cannot be told: leave it alone
     std::memcpy(address.sun_path, path.data(), path.size());
     const UniqueFd probe(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-    return ::connect(probe.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0 || errno != ECONNREFUSED;
+    return ::connect(probe.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0 ||
+           errno != ECONNREFUSED;
   }
 
   Result<void> send_from(RemoteFd sender, const std::vector<std::byte>& bytes) {
     if (bytes.empty()) return {};
     const auto there = RELIVE_TRY(visit().arena().put(bytes));
-    const auto sent = RELIVE_TRY(visit().syscall("send unread bytes", SYS_sendto,
-                                                 {number(sender), there.value, bytes.size(), MSG_DONTWAIT | MSG_NOSIGNAL, 0, 0}));
+    const auto sent =
+        RELIVE_TRY(visit().syscall("send unread bytes", SYS_sendto,
+                                   {number(sender), there.value, bytes.size(), MSG_DONTWAIT | MSG_NOSIGNAL, 0, 0}));
     if (static_cast<std::size_t>(sent) == bytes.size()) return {};
     return fail(ErrorKind::refused, "the unread bytes of a socket pair do not fit into a new one");
   }
   static Result<void> shut_down(int ours, int how) {
     if (how == 0) return {};
-    if (::shutdown(ours, how - 1) != 0) return fail_errno("shutdown", "a new socket pair");  // SHUT_RD + 1 == RCV_SHUTDOWN ...
+    if (::shutdown(ours, how - 1) != 0)
+      return fail_errno("shutdown", "a new socket pair");  // SHUT_RD + 1 == RCV_SHUTDOWN ...
     return {};
   }
 
@@ -466,7 +492,8 @@ class Executor {
   Result<void> drain(RemoteFd fd, std::uint32_t flags) {
     if (!scratch_) scratch_ = RELIVE_TRY(visit().arena().take(kScratchBytes)).there;
     set_flags(fd, flags | O_NONBLOCK);
-    workshop_.commit.add(fmt::format("drain {}", fd.value), wire::Kind::drain, {number(fd), scratch_->value, kScratchBytes});
+    workshop_.commit.add(fmt::format("drain {}", fd.value), wire::Kind::drain,
+                         {number(fd), scratch_->value, kScratchBytes});
     set_flags(fd, flags);
     return {};
   }
@@ -479,7 +506,8 @@ class Executor {
 
 }  // namespace
 
-Result<void> prepare_descriptors(Workshop& workshop, const diff::DescriptorPlan& plan, const model::DescriptorTable& wanted) {
+Result<void> prepare_descriptors(Workshop& workshop, const diff::DescriptorPlan& plan,
+                                 const model::DescriptorTable& wanted) {
   return with_context(Executor(workshop, wanted).prepare(plan), "preparing the descriptor table");
 }
 

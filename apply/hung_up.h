@@ -9,8 +9,8 @@
 
 namespace relive::apply {
 
-// Makes, in this process, a socket that gives `unread` and then end of file; writing to it is EPIPE. Of TCP for AF_INET and
-// AF_INET6, made over the loopback device; where that is not to be had, and for AF_UNIX, a unix socket.
+// Makes, in this process, a socket that gives `unread` and then end of file; writing to it is EPIPE. Of TCP for AF_INET
+// and AF_INET6, made over the loopback device; where that is not to be had, and for AF_UNIX, a unix socket.
 Result<UniqueFd> make_hung_up_socket(int family, std::span<const std::byte> unread);
 
 }  // namespace relive::apply

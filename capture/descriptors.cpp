@@ -84,7 +84,8 @@ class Reader {
   Result<DescriptorTable> read() {
     RELIVE_TRY(list());
     RELIVE_TRY(read_close_on_exec());
-    for (std::size_t index = 0; index < table_.descriptors.size(); ++index) RELIVE_TRY(read_one(table_.descriptors[index]));
+    for (std::size_t index = 0; index < table_.descriptors.size(); ++index)
+      RELIVE_TRY(read_one(table_.descriptors[index]));
     RELIVE_TRY(complete_epoll_sets());
     RELIVE_TRY(complete_pipes());
     RELIVE_TRY(complete_unix_sockets());
@@ -94,7 +95,8 @@ class Reader {
 
  private:
   Result<void> list() {
-    UniqueFd directory = RELIVE_TRY(task::open_proc(task_.pid(), fmt::format("task/{}/fd", tid_), O_RDONLY | O_DIRECTORY));
+    UniqueFd directory =
+        RELIVE_TRY(task::open_proc(task_.pid(), fmt::format("task/{}/fd", tid_), O_RDONLY | O_DIRECTORY));
     const std::unique_ptr<DIR, int (*)(DIR*)> stream(::fdopendir(directory.get()), ::closedir);
     if (stream == nullptr) return fail_errno("fdopendir", "/proc/PID/fd");
     directory_ = directory.release();  // the stream's from here on
@@ -132,7 +134,7 @@ class Reader {
   Result<void> read_one(model::Descriptor& descriptor) {
     const std::string& link = links_[static_cast<std::size_t>(&descriptor - table_.descriptors.data())];
     const UniqueFd duplicate = RELIVE_TRY(task_.borrow(descriptor.fd));
-    struct stat status {};
+    struct stat status{};
     if (::fstat(duplicate.get(), &status) != 0) return fail_errno("fstat", link);
     const int flags = ::fcntl(duplicate.get(), F_GETFL);
     if (flags < 0) return fail_errno("fcntl F_GETFL", link);
@@ -157,7 +159,8 @@ class Reader {
     OpenFile file;
     file.status_flags = static_cast<std::uint32_t>(flags);
     if ((flags & O_PATH) == 0) read_owner(duplicate.get(), file);
-    file.object = is_counter ? FileObject(counter) : RELIVE_TRY(read_object(descriptor.fd, duplicate.get(), link, status, key, file));
+    file.object = is_counter ? FileObject(counter)
+                             : RELIVE_TRY(read_object(descriptor.fd, duplicate.get(), link, status, key, file));
     descriptor.open_file = table_.open_files.size();
     table_.open_files.push_back(std::move(file));
     keys_.push_back(key);
@@ -174,8 +177,8 @@ class Reader {
     file.owner_signal = std::max(::fcntl(duplicate, F_GETSIG), 0);
   }
 
-  Result<FileObject> read_object(RemoteFd fd, int duplicate, const std::string& link, const struct stat& status, const Key& key,
-                                 OpenFile& file) {
+  Result<FileObject> read_object(RemoteFd fd, int duplicate, const std::string& link, const struct stat& status,
+                                 const Key& key, OpenFile& file) {
     if (link == "anon_inode:[eventpoll]") return FileObject(RELIVE_TRY(parse_epoll_set(RELIVE_TRY(fdinfo(fd)))));
     if (std::string kind = unhandled_kind(link); !kind.empty()) return FileObject(UnhandledFile{std::move(kind)});
     const model::FileIdentity identity{.device = status.st_dev, .inode = status.st_ino};
@@ -200,14 +203,17 @@ class Reader {
                                             .position = key.position,
                                             .terminal = terminal});
       }
-      case S_IFBLK: return FileObject(UnhandledFile{fmt::format("block device ({})", link)});
+      case S_IFBLK:
+        return FileObject(UnhandledFile{fmt::format("block device ({})", link)});
       case S_IFIFO:
-        if (path_only || !link.starts_with("pipe:[")) return FileObject(UnhandledFile{fmt::format("named pipe ({})", link)});
+        if (path_only || !link.starts_with("pipe:["))
+          return FileObject(UnhandledFile{fmt::format("named pipe ({})", link)});
         return FileObject(RELIVE_TRY(read_pipe(duplicate, identity, key.flags)));
       case S_IFSOCK:
         if (path_only) return FileObject(UnhandledFile{fmt::format("O_PATH reference to a socket ({})", link)});
         return read_socket(duplicate, status.st_ino, diagnoser_);
-      default: return FileObject(UnhandledFile{fmt::format("file of an unknown kind ({})", link)});
+      default:
+        return FileObject(UnhandledFile{fmt::format("file of an unknown kind ({})", link)});
     }
   }
 
@@ -305,7 +311,8 @@ class Reader {
         continue;
       }
       const UniqueFd duplicate = RELIVE_TRY(task_.borrow(first_[index]));
-      socket->received = RELIVE_TRY(with_context(peek_received(duplicate.get()), fmt::format("descriptor {}", first_[index].value)));
+      socket->received =
+          RELIVE_TRY(with_context(peek_received(duplicate.get()), fmt::format("descriptor {}", first_[index].value)));
     }
     return {};
   }
@@ -331,7 +338,8 @@ class Reader {
       return socket->inode == std::get<StreamSocket>(living.object).inode;
     }
     // Files that may not be held (a terminal in an epoll set): the same file, opened in the same way.
-    if (std::holds_alternative<model::RegularFile>(wanted.object) || std::holds_alternative<model::DeviceFile>(wanted.object)) {
+    if (std::holds_alternative<model::RegularFile>(wanted.object) ||
+        std::holds_alternative<model::DeviceFile>(wanted.object)) {
       return identity_of(wanted) == identity_of(living) &&
              (wanted.status_flags & O_ACCMODE) == (living.status_flags & O_ACCMODE);
     }
@@ -349,7 +357,8 @@ class Reader {
     std::vector<bool> taken(snapshot_->open_files.size(), false);
     const auto find = [&](std::size_t index, std::size_t wanted) -> Result<bool> {
       if (taken[wanted]) return false;
-      if (!RELIVE_TRY(is_same(wanted, snapshot_->open_files[wanted], table_.open_files[index], first_[index]))) return false;
+      if (!RELIVE_TRY(is_same(wanted, snapshot_->open_files[wanted], table_.open_files[index], first_[index])))
+        return false;
       taken[wanted] = true;
       table_.open_files[index].same_as = wanted;
       return true;
@@ -357,7 +366,8 @@ class Reader {
     // Most are where they were.
     for (std::size_t index = 0; index < table_.open_files.size(); ++index) {
       const auto there = std::ranges::lower_bound(snapshot_->descriptors, first_[index], {}, &model::Descriptor::fd);
-      if (there != snapshot_->descriptors.end() && there->fd == first_[index]) RELIVE_TRY(find(index, there->open_file));
+      if (there != snapshot_->descriptors.end() && there->fd == first_[index])
+        RELIVE_TRY(find(index, there->open_file));
     }
     for (std::size_t index = 0; index < table_.open_files.size(); ++index) {
       for (std::size_t wanted = 0; !table_.open_files[index].same_as && wanted < taken.size(); ++wanted) {
@@ -406,22 +416,26 @@ std::vector<std::string> unhandled(const DescriptorTable& table) {
     const int fd = descriptor.fd.value;
     if (const auto* const other = std::get_if<UnhandledFile>(&file.object)) {
       const std::string kind = other->what.substr(0, other->what.find(" ("));
-      reasons.push_back(fmt::format("descriptor {} is a {}; this release does not roll back {}s", fd, other->what, kind));
+      const std::string_view article =
+          std::string_view("aeioAEIO").contains(kind.front()) ? "an" : "a";  // a unix socket, a UDP socket
+      reasons.push_back(
+          fmt::format("descriptor {} is {} {}; this release does not roll back {}s", fd, article, other->what, kind));
     }
     if (file.locked) {
-      reasons.push_back(fmt::format("descriptor {} ({}) holds a lock or a lease; this release does not roll back locks", fd,
-                                    model::describe(file)));
+      reasons.push_back(fmt::format("descriptor {} ({}) holds a lock or a lease; this release does not roll back locks",
+                                    fd, model::describe(file)));
     }
     if (std::holds_alternative<PipeEnd>(file.object) && (file.status_flags & O_DIRECT) != 0) {
-      reasons.push_back(fmt::format("descriptor {} is a packet pipe (O_DIRECT); this release does not roll back packet pipes", fd));
+      reasons.push_back(
+          fmt::format("descriptor {} is a packet pipe (O_DIRECT); this release does not roll back packet pipes", fd));
     }
     if (const auto* const set = std::get_if<model::EpollSet>(&file.object)) {
       for (const model::EpollEntry& entry : set->entries) {
         if (!entry.stale) continue;
-        reasons.push_back(
-            fmt::format("descriptor {} is an epoll set that watches a file which is no longer under its number {}; this "
-                        "release does not roll back such entries",
-                        fd, entry.fd.value));
+        reasons.push_back(fmt::format(
+            "descriptor {} is an epoll set that watches a file which is no longer under its number {}; this "
+            "release does not roll back such entries",
+            fd, entry.fd.value));
       }
     }
   }
@@ -434,7 +448,8 @@ Result<model::EventCounter> parse_event_counter(std::string_view fdinfo) {
   model::EventCounter counter;
   counter.count = number_in(*count, 16);
   if (const auto id = word_after(fdinfo, "eventfd-id:")) counter.id = number_in(*id, 10);
-  if (const auto semaphore = word_after(fdinfo, "eventfd-semaphore:")) counter.semaphore = number_in(*semaphore, 10) != 0;
+  if (const auto semaphore = word_after(fdinfo, "eventfd-semaphore:"))
+    counter.semaphore = number_in(*semaphore, 10) != 0;
   return counter;
 }
 

@@ -25,7 +25,7 @@ namespace {
 using model::SocketState;
 
 // Of the kernel's uapi; older C library headers lack them.
-constexpr int kBufferLock = 72;    // SO_BUF_LOCK, Linux 5.14
+constexpr int kBufferLock = 72;  // SO_BUF_LOCK, Linux 5.14
 constexpr int kSendBufferLocked = 1;
 constexpr int kReceiveBufferLocked = 2;
 
@@ -37,19 +37,18 @@ struct OptionName {
 };
 
 constexpr OptionName kOptions[] = {
-    {SOL_SOCKET, SO_REUSEADDR, false, false}, {SOL_SOCKET, SO_REUSEPORT, true, false},
-    {SOL_SOCKET, SO_KEEPALIVE, false, false}, {SOL_SOCKET, SO_OOBINLINE, false, false},
-    {SOL_SOCKET, SO_LINGER, false, false},    {SOL_SOCKET, SO_RCVLOWAT, false, false},
-    {SOL_SOCKET, SO_RCVTIMEO, false, false},  {SOL_SOCKET, SO_SNDTIMEO, false, false},
-    {SOL_SOCKET, SO_PASSCRED, false, false},  {SOL_SOCKET, SO_PRIORITY, true, false},
-    {SOL_SOCKET, SO_BINDTODEVICE, true, false},
-    {IPPROTO_IPV6, IPV6_V6ONLY, true, true},  {IPPROTO_IPV6, IPV6_TCLASS, true, true},
-    {IPPROTO_IP, IP_TOS, true, false},        {IPPROTO_IP, IP_FREEBIND, true, false},
-    {IPPROTO_TCP, TCP_NODELAY, true, false},  {IPPROTO_TCP, TCP_CORK, true, false},
-    {IPPROTO_TCP, TCP_KEEPIDLE, true, false}, {IPPROTO_TCP, TCP_KEEPINTVL, true, false},
-    {IPPROTO_TCP, TCP_KEEPCNT, true, false},  {IPPROTO_TCP, TCP_USER_TIMEOUT, true, false},
-    {IPPROTO_TCP, TCP_SYNCNT, true, false},   {IPPROTO_TCP, TCP_DEFER_ACCEPT, true, false},
-    {IPPROTO_TCP, TCP_FASTOPEN, true, false},
+    {SOL_SOCKET, SO_REUSEADDR, false, false},     {SOL_SOCKET, SO_REUSEPORT, true, false},
+    {SOL_SOCKET, SO_KEEPALIVE, false, false},     {SOL_SOCKET, SO_OOBINLINE, false, false},
+    {SOL_SOCKET, SO_LINGER, false, false},        {SOL_SOCKET, SO_RCVLOWAT, false, false},
+    {SOL_SOCKET, SO_RCVTIMEO, false, false},      {SOL_SOCKET, SO_SNDTIMEO, false, false},
+    {SOL_SOCKET, SO_PASSCRED, false, false},      {SOL_SOCKET, SO_PRIORITY, true, false},
+    {SOL_SOCKET, SO_BINDTODEVICE, true, false},   {IPPROTO_IPV6, IPV6_V6ONLY, true, true},
+    {IPPROTO_IPV6, IPV6_TCLASS, true, true},      {IPPROTO_IP, IP_TOS, true, false},
+    {IPPROTO_IP, IP_FREEBIND, true, false},       {IPPROTO_TCP, TCP_NODELAY, true, false},
+    {IPPROTO_TCP, TCP_CORK, true, false},         {IPPROTO_TCP, TCP_KEEPIDLE, true, false},
+    {IPPROTO_TCP, TCP_KEEPINTVL, true, false},    {IPPROTO_TCP, TCP_KEEPCNT, true, false},
+    {IPPROTO_TCP, TCP_USER_TIMEOUT, true, false}, {IPPROTO_TCP, TCP_SYNCNT, true, false},
+    {IPPROTO_TCP, TCP_DEFER_ACCEPT, true, false}, {IPPROTO_TCP, TCP_FASTOPEN, true, false},
 };
 
 Result<int> integer_option(int socket, int level, int name, const char* what) {
@@ -73,7 +72,8 @@ std::vector<std::byte> address_of(int socket, NameCall call) {
 bool has_address(const std::vector<std::byte>& local, int family) {
   if (family == AF_UNIX) return local.size() > offsetof(sockaddr_un, sun_path);
   in_port_t port = 0;  // at the same place in sockaddr_in and sockaddr_in6
-  if (local.size() >= sizeof(sockaddr_in)) std::memcpy(&port, local.data() + offsetof(sockaddr_in, sin_port), sizeof port);
+  if (local.size() >= sizeof(sockaddr_in))
+    std::memcpy(&port, local.data() + offsetof(sockaddr_in, sin_port), sizeof port);
   return port != 0;
 }
 
@@ -155,14 +155,20 @@ Result<UnixDiagnosis> UnixDiagnoser::ask(std::uint64_t inode) {
   UnixDiagnosis diagnosis{.found = true};
   const auto* const end = static_cast<const char*>(mnl_nlmsg_get_payload_tail(header));
   const auto* attribute = static_cast<const nlattr*>(mnl_nlmsg_get_payload_offset(header, sizeof(unix_diag_msg)));
-  for (; mnl_attr_ok(attribute, static_cast<int>(end - reinterpret_cast<const char*>(attribute))); attribute = mnl_attr_next(attribute)) {
+  for (; mnl_attr_ok(attribute, static_cast<int>(end - reinterpret_cast<const char*>(attribute)));
+       attribute = mnl_attr_next(attribute)) {
     switch (mnl_attr_get_type(attribute)) {
-      case UNIX_DIAG_PEER: diagnosis.peer_inode = mnl_attr_get_u32(attribute); break;
-      case UNIX_DIAG_SHUTDOWN: diagnosis.shutdown = mnl_attr_get_u8(attribute); break;
+      case UNIX_DIAG_PEER:
+        diagnosis.peer_inode = mnl_attr_get_u32(attribute);
+        break;
+      case UNIX_DIAG_SHUTDOWN:
+        diagnosis.shutdown = mnl_attr_get_u8(attribute);
+        break;
       case UNIX_DIAG_RQLEN:
         diagnosis.backlog = static_cast<const unix_diag_rqlen*>(mnl_attr_get_payload(attribute))->udiag_wqueue;
         break;
-      default: break;
+      default:
+        break;
     }
   }
   return diagnosis;
@@ -187,8 +193,10 @@ Result<model::FileObject> read_socket(int duplicate, std::uint64_t inode, UnixDi
   socket.inode = inode;
   socket.family = family;
   socket.protocol = protocol;
-  socket.local = address_of(duplicate, [](int fd, sockaddr* address, socklen_t* size) { return ::getsockname(fd, address, size); });
-  socket.peer = address_of(duplicate, [](int fd, sockaddr* address, socklen_t* size) { return ::getpeername(fd, address, size); });
+  socket.local = address_of(
+      duplicate, [](int fd, sockaddr* address, socklen_t* size) { return ::getsockname(fd, address, size); });
+  socket.peer = address_of(duplicate,
+                           [](int fd, sockaddr* address, socklen_t* size) { return ::getpeername(fd, address, size); });
   if (internet) {
     RELIVE_TRY(read_tcp(duplicate, socket));
   } else {
@@ -196,7 +204,8 @@ Result<model::FileObject> read_socket(int duplicate, std::uint64_t inode, UnixDi
     if (!diagnosis.found) return unhandled("unix socket of another network namespace");
     RELIVE_TRY(read_unix(duplicate, diagnosis, socket));
   }
-  if (socket.state == SocketState::listening && has_filter(duplicate)) return unhandled("listening socket with a filter");
+  if (socket.state == SocketState::listening && has_filter(duplicate))
+    return unhandled("listening socket with a filter");
   if (socket.state == SocketState::hung_up) socket.received = RELIVE_TRY(peek_received(duplicate));
   socket.options = read_socket_options(duplicate, family);
   return model::FileObject(std::move(socket));
@@ -217,8 +226,10 @@ std::vector<model::SocketOption> read_socket_options(int socket, int family) {
     const auto bytes = std::as_bytes(std::span(&number, 1));
     options.push_back({SOL_SOCKET, name, {bytes.begin(), bytes.end()}});
   };
-  if ((locked & kSendBufferLocked) != 0) add(SO_SNDBUF, integer_option(socket, SOL_SOCKET, SO_SNDBUF, "SO_SNDBUF").value_or(0) / 2);
-  if ((locked & kReceiveBufferLocked) != 0) add(SO_RCVBUF, integer_option(socket, SOL_SOCKET, SO_RCVBUF, "SO_RCVBUF").value_or(0) / 2);
+  if ((locked & kSendBufferLocked) != 0)
+    add(SO_SNDBUF, integer_option(socket, SOL_SOCKET, SO_SNDBUF, "SO_SNDBUF").value_or(0) / 2);
+  if ((locked & kReceiveBufferLocked) != 0)
+    add(SO_RCVBUF, integer_option(socket, SOL_SOCKET, SO_RCVBUF, "SO_RCVBUF").value_or(0) / 2);
   add(kBufferLock, locked);
   return options;
 }
@@ -228,7 +239,8 @@ Result<std::vector<std::byte>> peek_received(int duplicate) {
   if (::ioctl(duplicate, FIONREAD, &unread) != 0) return fail_errno("ioctl", "FIONREAD");
   std::vector<std::byte> bytes(static_cast<std::size_t>(unread));
   if (unread == 0) return bytes;
-  alignas(cmsghdr) std::array<char, CMSG_SPACE(253 * sizeof(int)) + CMSG_SPACE(sizeof(ucred))> control{};  // 253: SCM_MAX_FD
+  alignas(cmsghdr) std::array<char, CMSG_SPACE(253 * sizeof(int)) + CMSG_SPACE(sizeof(ucred))>
+      control{};  // 253: SCM_MAX_FD
   iovec piece{.iov_base = bytes.data(), .iov_len = bytes.size()};
   msghdr message{};
   message.msg_iov = &piece;

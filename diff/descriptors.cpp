@@ -33,7 +33,9 @@ constexpr std::uint32_t kPrivateEvents = EPOLLWAKEUP | EPOLLONESHOT | EPOLLET | 
 constexpr std::uint32_t kAlwaysEvents = EPOLLERR | EPOLLHUP;
 
 // A one-shot entry that has fired reports nothing until it is armed again.
-bool fired(std::uint32_t events) { return (events & ~(kPrivateEvents | kAlwaysEvents)) == 0 && (events & EPOLLONESHOT) != 0; }
+bool fired(std::uint32_t events) {
+  return (events & ~(kPrivateEvents | kAlwaysEvents)) == 0 && (events & EPOLLONESHOT) != 0;
+}
 bool same_events(std::uint32_t a, std::uint32_t b) { return a == b || (fired(a) && fired(b)); }
 
 bool is_connection(const StreamSocket& socket) {
@@ -44,7 +46,8 @@ bool is_connection(const StreamSocket& socket) {
 class Table {
  public:
   explicit Table(const DescriptorTable& table) : table_(table), numbers_(table.open_files.size()) {
-    for (const model::Descriptor& descriptor : table.descriptors) numbers_[descriptor.open_file].push_back(descriptor.fd);
+    for (const model::Descriptor& descriptor : table.descriptors)
+      numbers_[descriptor.open_file].push_back(descriptor.fd);
   }
   [[nodiscard]] const model::Descriptor* at(RemoteFd fd) const {
     const auto found = std::ranges::lower_bound(table_.descriptors, fd, {}, &model::Descriptor::fd);
@@ -135,16 +138,17 @@ class Planner {
   // Objects whose identity nobody outside the task can tell.
   [[nodiscard]] bool adoptable(std::size_t wanted, std::size_t living) const {
     if (wanted_of_[living] || !compatible(wanted_.file(wanted), living_.file(living))) return false;
-    return std::visit(overloaded{
-                          [](const RegularFile&) { return false; },
-                          [](const DeviceFile&) { return false; },
-                          [&](const PipeEnd& pipe) { return !pipe.outside && !living_.as<PipeEnd>(living)->outside; },
-                          [](const EventCounter&) { return true; },
-                          [](const EpollSet&) { return true; },
-                          [&](const StreamSocket& socket) { return adoptable_socket(socket, *living_.as<StreamSocket>(living)); },
-                          [](const model::UnhandledFile&) { return false; },
-                      },
-                      wanted_.file(wanted).object);
+    return std::visit(
+        overloaded{
+            [](const RegularFile&) { return false; },
+            [](const DeviceFile&) { return false; },
+            [&](const PipeEnd& pipe) { return !pipe.outside && !living_.as<PipeEnd>(living)->outside; },
+            [](const EventCounter&) { return true; },
+            [](const EpollSet&) { return true; },
+            [&](const StreamSocket& socket) { return adoptable_socket(socket, *living_.as<StreamSocket>(living)); },
+            [](const model::UnhandledFile&) { return false; },
+        },
+        wanted_.file(wanted).object);
   }
   [[nodiscard]] static bool adoptable_socket(const StreamSocket& wanted, const StreamSocket& living) {
     if (!is_connection(wanted)) return true;
@@ -156,7 +160,8 @@ class Planner {
     for (const model::Descriptor& descriptor : wanted_.descriptors()) {
       if (living_of_[descriptor.open_file]) continue;
       const model::Descriptor* const there = living_.at(descriptor.fd);
-      if (there != nullptr && adoptable(descriptor.open_file, there->open_file)) match(descriptor.open_file, there->open_file);
+      if (there != nullptr && adoptable(descriptor.open_file, there->open_file))
+        match(descriptor.open_file, there->open_file);
     }
   }
 
@@ -206,7 +211,8 @@ class Planner {
     }
     const auto& living = *living_.as<PipeEnd>(*living_of_[index]);
     if (pipe.capacity != living.capacity) return false;
-    // Without a write end in the task nothing can be put into it; with one outside it was not `outside` at the snapshot.
+    // Without a write end in the task nothing can be put into it; with one outside it was not `outside` at the
+    // snapshot.
     return partner || (pipe.bytes == living.bytes && !living.outside && !has_partner(living));
   }
   [[nodiscard]] bool has_partner(const PipeEnd& pipe) const {
@@ -218,7 +224,8 @@ class Planner {
   }
   void unmatch_pipe(model::FileIdentity identity) {
     for (std::size_t other = 0; other < wanted_.files(); ++other) {
-      if (const auto* const end = wanted_.as<PipeEnd>(other); end != nullptr && end->identity == identity) unmatch(other);
+      if (const auto* const end = wanted_.as<PipeEnd>(other); end != nullptr && end->identity == identity)
+        unmatch(other);
     }
   }
 
@@ -228,13 +235,14 @@ class Planner {
     const auto peer = wanted_.socket_with_inode(wanted.peer_inode);
     if (!peer || !living_of_[*peer]) return false;
     const auto& living_peer = *living_.as<StreamSocket>(*living_of_[*peer]);
-    return living.peer_inode == living_peer.inode && living.state == SocketState::connected && wanted.shutdown == living.shutdown &&
-           wanted.received == living.received;
+    return living.peer_inode == living_peer.inode && living.state == SocketState::connected &&
+           wanted.shutdown == living.shutdown && wanted.received == living.received;
   }
 
   // ------------------------------------------------------------------ what has no living file
   [[nodiscard]] std::string name(std::size_t wanted) const {
-    return fmt::format("descriptor {} ({})", wanted_.numbers(wanted).front().value, model::describe(wanted_.file(wanted)));
+    return fmt::format("descriptor {} ({})", wanted_.numbers(wanted).front().value,
+                       model::describe(wanted_.file(wanted)));
   }
   void refuse(std::size_t wanted, std::string reason, std::string hint = {}) {
     plan_.refusals.push_back({.object = name(wanted), .reason = std::move(reason), .hint = std::move(hint)});
@@ -269,7 +277,8 @@ class Planner {
 
   void make_pipe(std::size_t wanted, const PipeEnd& pipe) {
     if (pipe.outside) {
-      refuse(wanted, "closed since the snapshot; the other end belongs to another task, and a pipe cannot be joined again");
+      refuse(wanted,
+             "closed since the snapshot; the other end belongs to another task, and a pipe cannot be joined again");
       return;
     }
     MakePipe make;
@@ -317,13 +326,15 @@ class Planner {
       for (const RemoteFd fd : wanted_.numbers(wanted)) {
         const model::Descriptor& descriptor = *wanted_.at(fd);
         if (stays(descriptor)) {
-          if (descriptor.close_on_exec != living_.at(fd)->close_on_exec) places_.emplace_back(SetCloseOnExec{fd, descriptor.close_on_exec});
+          if (descriptor.close_on_exec != living_.at(fd)->close_on_exec)
+            places_.emplace_back(SetCloseOnExec{fd, descriptor.close_on_exec});
           continue;
         }
         spare = spare || !anchor;
         places_.emplace_back(Place{wanted, anchor, fd, descriptor.close_on_exec});
       }
-      if (spare && living_of_[wanted]) made_.emplace_back(TakeLiving{wanted, living_.numbers(*living_of_[wanted]).front()});
+      if (spare && living_of_[wanted])
+        made_.emplace_back(TakeLiving{wanted, living_.numbers(*living_of_[wanted]).front()});
     }
   }
 
@@ -355,8 +366,10 @@ class Planner {
   }
 
   void put_right_living(std::size_t wanted, const OpenFile& file, const OpenFile& living, RemoteFd fd) {
-    if (((file.status_flags ^ living.status_flags) & kChangeableFlags) != 0) rights_.emplace_back(SetStatusFlags{fd, file.status_flags});
-    if (file.owner != living.owner || file.owner_type != living.owner_type || file.owner_signal != living.owner_signal) {
+    if (((file.status_flags ^ living.status_flags) & kChangeableFlags) != 0)
+      rights_.emplace_back(SetStatusFlags{fd, file.status_flags});
+    if (file.owner != living.owner || file.owner_type != living.owner_type ||
+        file.owner_signal != living.owner_signal) {
       rights_.emplace_back(SetOwner{fd, file.owner_type, file.owner, file.owner_signal});
     }
     if (living.locked) rights_.emplace_back(Unlock{fd});
@@ -366,7 +379,8 @@ class Planner {
         contents_.emplace_back(SetCount{fd, counter->count, file.status_flags});
       }
     } else if (const auto* const pipe = std::get_if<PipeEnd>(&file.object)) {
-      if (!pipe->write_end && !pipe->outside && pipe->bytes != std::get<PipeEnd>(living.object).bytes) refill(wanted, *pipe, fd);
+      if (!pipe->write_end && !pipe->outside && pipe->bytes != std::get<PipeEnd>(living.object).bytes)
+        refill(wanted, *pipe, fd);
     } else if (const auto* const socket = std::get_if<StreamSocket>(&file.object)) {
       put_right_socket(wanted, *socket, std::get<StreamSocket>(living.object), fd);
     }
@@ -402,7 +416,8 @@ class Planner {
                                    .option = option,
                                    .living = now == living.options.end() ? std::vector<std::byte>{} : now->value});
     }
-    if (socket.state == SocketState::listening && socket.backlog != living.backlog) rights_.emplace_back(Listen{fd, socket.backlog});
+    if (socket.state == SocketState::listening && socket.backlog != living.backlog)
+      rights_.emplace_back(Listen{fd, socket.backlog});
   }
 
   // ------------------------------------------------------------------ epoll sets
@@ -416,8 +431,10 @@ class Planner {
       std::vector<bool> kept(set->entries.size(), false);
       for (const EpollEntry& entry : living.entries) {
         const auto same = std::ranges::find(set->entries, entry.fd, &EpollEntry::fd);
-        const bool exclusive = ((entry.events | (same == set->entries.end() ? 0U : same->events)) & EPOLLEXCLUSIVE) != 0;
-        const bool equal = same != set->entries.end() && same_events(same->events, entry.events) && same->data == entry.data;
+        const bool exclusive =
+            ((entry.events | (same == set->entries.end() ? 0U : same->events)) & EPOLLEXCLUSIVE) != 0;
+        const bool equal =
+            same != set->entries.end() && same_events(same->events, entry.events) && same->data == entry.data;
         if (same == set->entries.end() || !same_file_under(entry.fd) || (exclusive && !equal)) {
           unwatches_.emplace_back(Unwatch{living_.numbers(*living_of_[wanted]).front(), entry.fd});
           continue;
@@ -466,7 +483,8 @@ class Planner {
       differ(Sign::removed, object, "closed since");
     } else if (living_of_[wanted->open_file] == there->open_file) {
       if (wanted->close_on_exec != there->close_on_exec) {
-        differ(Sign::changed, object, fmt::format("close-on-exec {} -> {}", on_off(wanted->close_on_exec), on_off(there->close_on_exec)));
+        differ(Sign::changed, object,
+               fmt::format("close-on-exec {} -> {}", on_off(wanted->close_on_exec), on_off(there->close_on_exec)));
       }
     } else if (!replaced_by_its_like(*wanted, *there)) {
       differ(Sign::changed, object, "replaced since by " + model::describe(living_.file(there->open_file)));
@@ -491,8 +509,10 @@ class Planner {
     if (((file.status_flags ^ living.status_flags) & kChangeableFlags) != 0) {
       changed(fmt::format("status flags {:#o} -> {:#o}", file.status_flags, living.status_flags));
     }
-    if (file.owner != living.owner || file.owner_type != living.owner_type) changed(fmt::format("owner {} -> {}", file.owner, living.owner));
-    if (file.owner_signal != living.owner_signal) changed(fmt::format("signal {} -> {}", file.owner_signal, living.owner_signal));
+    if (file.owner != living.owner || file.owner_type != living.owner_type)
+      changed(fmt::format("owner {} -> {}", file.owner, living.owner));
+    if (file.owner_signal != living.owner_signal)
+      changed(fmt::format("signal {} -> {}", file.owner_signal, living.owner_signal));
     if (living.locked) changed("locked since");
     if (position_of(file) != position_of(living)) {
       changed(fmt::format("position {} -> {}", position_of(file).value_or(0), position_of(living).value_or(0)));
@@ -503,7 +523,8 @@ class Planner {
     } else if (const auto* const pipe = std::get_if<PipeEnd>(&file.object)) {
       const auto& now = std::get<PipeEnd>(living.object);
       if (!pipe->outside && pipe->bytes != now.bytes) changed(bytes_text(pipe->bytes, now.bytes));
-      if (!pipe->outside && pipe->capacity != now.capacity) changed(fmt::format("capacity {} -> {}", pipe->capacity, now.capacity));
+      if (!pipe->outside && pipe->capacity != now.capacity)
+        changed(fmt::format("capacity {} -> {}", pipe->capacity, now.capacity));
     } else if (const auto* const socket = std::get_if<StreamSocket>(&file.object)) {
       describe_socket(object, *socket, std::get<StreamSocket>(living.object));
     } else if (const auto* const set = std::get_if<EpollSet>(&file.object)) {
@@ -526,17 +547,20 @@ class Planner {
     if (socket.backlog != now.backlog) changed(fmt::format("backlog {} -> {}", socket.backlog, now.backlog));
     if (socket.peer_inode != 0 && socket.shutdown != now.shutdown) changed("shut down since");
     std::size_t options = 0;
-    for (const model::SocketOption& option : socket.options) options += std::ranges::find(now.options, option) == now.options.end() ? 1U : 0U;
+    for (const model::SocketOption& option : socket.options)
+      options += std::ranges::find(now.options, option) == now.options.end() ? 1U : 0U;
     if (options != 0) changed(fmt::format("{} socket option{} changed", options, options == 1 ? "" : "s"));
   }
 
   void describe_epoll(const std::string& object, const EpollSet& set, const EpollSet& now) {
     for (const EpollEntry& entry : set.entries) {
-      const auto same = std::ranges::find_if(now.entries, [&](const EpollEntry& e) { return e.fd == entry.fd && !e.stale; });
+      const auto same =
+          std::ranges::find_if(now.entries, [&](const EpollEntry& e) { return e.fd == entry.fd && !e.stale; });
       if (same == now.entries.end()) {
         differ(Sign::changed, object, fmt::format("watches {} no more", entry.fd.value));
       } else if (!same_events(entry.events, same->events) || entry.data != same->data) {
-        differ(Sign::changed, object, fmt::format("watches {} for {:#x} -> {:#x}", entry.fd.value, entry.events, same->events));
+        differ(Sign::changed, object,
+               fmt::format("watches {} for {:#x} -> {:#x}", entry.fd.value, entry.events, same->events));
       }
     }
     for (const EpollEntry& entry : now.entries) {
@@ -550,7 +574,8 @@ class Planner {
     for (const DescriptorOperation& operation : made_) {
       const auto* const gone = std::get_if<MakeHungUp>(&operation);
       if (gone == nullptr || wanted_.as<StreamSocket>(gone->file)->state == SocketState::hung_up) continue;
-      plan_.notes.push_back(name(gone->file) + ": closed since the snapshot: gone; the program will see the end of the connection");
+      plan_.notes.push_back(name(gone->file) +
+                            ": closed since the snapshot: gone; the program will see the end of the connection");
     }
     for (std::size_t wanted = 0; wanted < wanted_.files(); ++wanted) {
       const auto* const pipe = wanted_.as<PipeEnd>(wanted);
@@ -579,15 +604,21 @@ class Planner {
 
 }  // namespace
 
-DescriptorPlan plan_descriptors(const DescriptorTable& wanted, const DescriptorTable& living) { return Planner(wanted, living).plan(); }
+DescriptorPlan plan_descriptors(const DescriptorTable& wanted, const DescriptorTable& living) {
+  return Planner(wanted, living).plan();
+}
 
 std::string text(const DescriptorOperation& operation) {
-  const auto pipe_end = [](const std::optional<std::size_t>& end) { return end ? fmt::format("file {}", *end) : std::string("closed"); };
+  const auto pipe_end = [](const std::optional<std::size_t>& end) {
+    return end ? fmt::format("file {}", *end) : std::string("closed");
+  };
   return std::visit(
       overloaded{
           [](const TakeHeld& o) { return fmt::format("give the task the held file {}", o.file); },
           [](const TakeLiving& o) { return fmt::format("keep descriptor {} for file {}", o.from.value, o.file); },
-          [&](const MakePipe& o) { return fmt::format("make a pipe: read end {}, write end {}", pipe_end(o.read_end), pipe_end(o.write_end)); },
+          [&](const MakePipe& o) {
+            return fmt::format("make a pipe: read end {}, write end {}", pipe_end(o.read_end), pipe_end(o.write_end));
+          },
           [](const MakeEventCounter& o) { return fmt::format("make an eventfd: file {}", o.file); },
           [](const MakeEpollSet& o) { return fmt::format("make an epoll set: file {}", o.file); },
           [](const MakeSocket& o) { return fmt::format("make a socket: file {}", o.file); },
@@ -599,24 +630,34 @@ std::string text(const DescriptorOperation& operation) {
             return o.from ? fmt::format("descriptor {}: duplicate of {}", o.to.value, o.from->value)
                           : fmt::format("descriptor {}: file {}", o.to.value, o.file);
           },
-          [](const SetCloseOnExec& o) { return fmt::format("descriptor {}: close-on-exec {}", o.fd.value, o.on ? "on" : "off"); },
+          [](const SetCloseOnExec& o) {
+            return fmt::format("descriptor {}: close-on-exec {}", o.fd.value, o.on ? "on" : "off");
+          },
           [](const SetStatusFlags& o) { return fmt::format("descriptor {}: status flags {:#o}", o.fd.value, o.flags); },
-          [](const SetOwner& o) { return fmt::format("descriptor {}: owner {}, signal {}", o.fd.value, o.owner, o.signal); },
+          [](const SetOwner& o) {
+            return fmt::format("descriptor {}: owner {}, signal {}", o.fd.value, o.owner, o.signal);
+          },
           [](const Seek& o) { return fmt::format("descriptor {}: position {}", o.fd.value, o.position); },
           [](const Unlock& o) { return fmt::format("descriptor {}: unlock", o.fd.value); },
-          [](const RefillPipe& o) { return fmt::format("pipe {} -> {}: put its unread bytes back", o.write_end.value, o.read_end.value); },
+          [](const RefillPipe& o) {
+            return fmt::format("pipe {} -> {}: put its unread bytes back", o.write_end.value, o.read_end.value);
+          },
           [](const SetCount& o) { return fmt::format("eventfd {}: count {}", o.fd.value, o.count); },
-          [](const SetOption& o) { return fmt::format("socket {}: option {}/{}", o.from.value, o.option.level, o.option.name); },
+          [](const SetOption& o) {
+            return fmt::format("socket {}: option {}/{}", o.from.value, o.option.level, o.option.name);
+          },
           [](const Listen& o) { return fmt::format("socket {}: backlog {}", o.fd.value, o.backlog); },
           [](const Watch& o) {
-            return fmt::format("epoll set {}: {} {} for {:#x}", o.epoll.value, o.modify ? "watch again" : "watch", o.fd.value, o.events);
+            return fmt::format("epoll set {}: {} {} for {:#x}", o.epoll.value, o.modify ? "watch again" : "watch",
+                               o.fd.value, o.events);
           },
       },
       operation);
 }
 
 const std::array<KindRule, 10> kKindRules{{
-    {"regular file", "position, status flags, close-on-exec, owner and signal (F_SETOWN, F_SETSIG); locks taken since are released",
+    {"regular file",
+     "position, status flags, close-on-exec, owner and signal (F_SETOWN, F_SETSIG); locks taken since are released",
      "what is in the file, its name", "the very same open file, held by the keeper; also when it was deleted"},
     {"directory", "position, flags", "what is in it", "the very same open file, held by the keeper"},
     {"memory device, terminal", "flags", "terminal settings, unread input",

@@ -1,10 +1,10 @@
 // What differs between two descriptor tables, and what removes the difference. Pure.
 //
 // A wanted open file is first looked for among the living ones: the very same description (OpenFile::same_as), or, for
-// objects that live inside the task only (pipes, eventfds, epoll sets, socket pairs, listening sockets), one of the same
-// kind at the same number: which of two such objects stands there makes no difference to the program, and what it holds
-// is put right in place. What is not found is taken from the keeper's holds, or made anew beside the living table, or
-// refused by name.
+// objects that live inside the task only (pipes, eventfds, epoll sets, socket pairs, listening sockets), one of the
+// same kind at the same number: which of two such objects stands there makes no difference to the program, and what it
+// holds is put right in place. What is not found is taken from the keeper's holds, or made anew beside the living
+// table, or refused by name.
 //
 // Then every wanted number is filled: where it already names the right file nothing is done, else dup3(2) puts the file
 // there from a number that keeps it, or from a spare. So numbers may be permuted at will.
@@ -54,7 +54,7 @@ struct MakeSocketPair {  // with the unread bytes of both
 struct MakeHungUp {  // a stream socket whose peer is gone: what was unread, then end of file
   std::size_t file;
 };
-struct SetOption {  // on a living socket; nobody runs who could see it before commit, and it can be undone
+struct SetOption {       // on a living socket; nobody runs who could see it before commit, and it can be undone
   model::RemoteFd from;  // its number in the living table
   model::SocketOption option;
   std::vector<std::byte> living;  // the option's value now; empty if not known
@@ -119,8 +119,9 @@ struct Watch {
 };
 
 using DescriptorOperation =
-    std::variant<TakeHeld, TakeLiving, MakePipe, MakeEventCounter, MakeEpollSet, MakeSocket, MakeSocketPair, MakeHungUp, SetOption, Unwatch,
-                 CloseDescriptor, Place, SetCloseOnExec, SetStatusFlags, SetOwner, Seek, Unlock, RefillPipe, SetCount, Listen, Watch>;
+    std::variant<TakeHeld, TakeLiving, MakePipe, MakeEventCounter, MakeEpollSet, MakeSocket, MakeSocketPair, MakeHungUp,
+                 SetOption, Unwatch, CloseDescriptor, Place, SetCloseOnExec, SetStatusFlags, SetOwner, Seek, Unlock,
+                 RefillPipe, SetCount, Listen, Watch>;
 
 // One line for --dry-run: "close descriptor 9".
 std::string text(const DescriptorOperation& operation);
@@ -132,8 +133,8 @@ struct DescriptorPlan {
   std::vector<std::string> notes;               // "descriptor 9 (socket a -> b): connection kept"
 };
 
-// REQUIRES: capture::unhandled(wanted) is empty; `living` was captured against `wanted`. A plan with refusals is not to be
-// carried out.
+// REQUIRES: capture::unhandled(wanted) is empty; `living` was captured against `wanted`. A plan with refusals is not to
+// be carried out.
 DescriptorPlan plan_descriptors(const model::DescriptorTable& wanted, const model::DescriptorTable& living);
 
 // What a rollback does with each kind of descriptor; docs/descriptors.md shows this table.

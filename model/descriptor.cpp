@@ -21,13 +21,17 @@ struct overloaded : Fs... {
 std::string socket_text(const StreamSocket& socket) {
   const std::string_view kind = socket.family == AF_UNIX ? "unix socket" : "socket";
   switch (socket.state) {
-    case SocketState::fresh: return fmt::format("{}, not connected", kind);
-    case SocketState::bound: return fmt::format("{} at {}", kind, address_text(socket.local));
-    case SocketState::listening: return fmt::format("{} listening at {}", kind, address_text(socket.local));
+    case SocketState::fresh:
+      return fmt::format("{}, not connected", kind);
+    case SocketState::bound:
+      return fmt::format("{} at {}", kind, address_text(socket.local));
+    case SocketState::listening:
+      return fmt::format("{} listening at {}", kind, address_text(socket.local));
     case SocketState::connected:
       if (socket.peer_inode != 0) return "unix socket to another one of the task";
       return fmt::format("{} {} -> {}", kind, address_text(socket.local), address_text(socket.peer));
-    case SocketState::hung_up: return fmt::format("{} whose peer is gone", kind);
+    case SocketState::hung_up:
+      return fmt::format("{} whose peer is gone", kind);
   }
   return "socket";
 }
@@ -40,16 +44,17 @@ bool may_be_held(const OpenFile& file) {
 }
 
 std::string describe(const OpenFile& file) {
-  return std::visit(overloaded{
-                        [](const RegularFile& regular) { return regular.path; },
-                        [](const DeviceFile& device) { return device.path; },
-                        [](const PipeEnd& pipe) { return std::string(pipe.write_end ? "pipe, write end" : "pipe, read end"); },
-                        [](const EventCounter&) { return std::string("eventfd"); },
-                        [](const EpollSet&) { return std::string("epoll set"); },
-                        [](const StreamSocket& socket) { return socket_text(socket); },
-                        [](const UnhandledFile& unhandled) { return unhandled.what; },
-                    },
-                    file.object);
+  return std::visit(
+      overloaded{
+          [](const RegularFile& regular) { return regular.path; },
+          [](const DeviceFile& device) { return device.path; },
+          [](const PipeEnd& pipe) { return std::string(pipe.write_end ? "pipe, write end" : "pipe, read end"); },
+          [](const EventCounter&) { return std::string("eventfd"); },
+          [](const EpollSet&) { return std::string("epoll set"); },
+          [](const StreamSocket& socket) { return socket_text(socket); },
+          [](const UnhandledFile& unhandled) { return unhandled.what; },
+      },
+      file.object);
 }
 
 std::string address_text(std::span<const std::byte> address) {

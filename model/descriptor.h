@@ -33,7 +33,8 @@ struct RegularFile {
   bool operator==(const RegularFile&) const = default;
 };
 
-// A memory device (/dev/null, /dev/zero, /dev/urandom ...) or a terminal. A terminal's settings are no part of a snapshot.
+// A memory device (/dev/null, /dev/zero, /dev/urandom ...) or a terminal. A terminal's settings are no part of a
+// snapshot.
 struct DeviceFile {
   std::string path;
   FileIdentity identity;
@@ -53,7 +54,7 @@ struct PipeEnd {
   bool operator==(const PipeEnd&) const = default;
 };
 
-struct EventCounter {  // eventfd(2)
+struct EventCounter {    // eventfd(2)
   std::uint64_t id = 0;  // "eventfd-id" of fdinfo: two living counters never share it; the kernel uses it again
   std::uint64_t count = 0;
   bool semaphore = false;  // EFD_SEMAPHORE; not told by kernels before 6.5 ("eventfd-semaphore"), then taken as false
@@ -83,8 +84,8 @@ struct SocketOption {
 };
 
 enum class SocketState : std::uint8_t {
-  fresh,      // neither bound nor connected
-  bound,      // has an address
+  fresh,  // neither bound nor connected
+  bound,  // has an address
   listening,
   connected,  // or about to be
   hung_up,    // was connected; nobody is at the other end any more

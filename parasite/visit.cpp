@@ -535,6 +535,10 @@ Result<void> Visit::commit(Program& program, std::vector<ThreadGoal>& goals) {
     RELIVE_TRY(put_program(arena(), goal.program, block.program));
   }
   if (goals.size() != task_->threads().size()) return fail(ErrorKind::system, "a thread without a goal");
+  if (state_->remote_channel >= 0) {
+    program.syscall("close the channel", SYS_close, {static_cast<std::uint64_t>(state_->remote_channel)},
+                    Program::OnError::go_on);
+  }
   RELIVE_TRY(put_program(arena(), program, control.commit));
   RELIVE_TRY(fault_point("commit: park threads"));
   for (const task::FrozenThread& thread : task_->threads()) {

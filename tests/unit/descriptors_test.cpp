@@ -51,11 +51,16 @@ std::vector<std::byte> address(std::uint16_t port) {
 }
 
 OpenFile regular(std::string path, std::uint64_t inode, std::int64_t position = 0) {
-  return {.status_flags = O_RDWR, .object = RegularFile{.path = std::move(path), .identity = {1, inode}, .position = position}};
+  return {.status_flags = O_RDWR,
+          .object = RegularFile{.path = std::move(path), .identity = {1, inode}, .position = position}};
 }
 OpenFile pipe_end(std::uint64_t inode, bool write_end, std::string_view bytes = {}, bool outside = false) {
   return {.status_flags = write_end ? std::uint32_t{O_WRONLY} : 0U,
-          .object = PipeEnd{.identity = {2, inode}, .write_end = write_end, .outside = outside, .capacity = 65536, .bytes = bytes_of(bytes)}};
+          .object = PipeEnd{.identity = {2, inode},
+                            .write_end = write_end,
+                            .outside = outside,
+                            .capacity = 65536,
+                            .bytes = bytes_of(bytes)}};
 }
 OpenFile counter(std::uint64_t id, std::uint64_t count) {
   return {.status_flags = O_RDWR, .object = EventCounter{.id = id, .count = count}};
@@ -117,7 +122,8 @@ TEST(DescriptorPlanTest, AClosedFileComesFromTheHoldsAndAnOpenedOneIsClosed) {
   living.at(9, living.file(tcp(50, SocketState::connected, 55, 80)));
   const auto plan = plan_descriptors(wanted.table, living.table);
   EXPECT_THAT(texts(plan), ElementsAre("give the task the held file 0", "close descriptor 9", "descriptor 7: file 0",
-                                       "descriptor 7: status flags 02", "descriptor 7: owner 0, signal 0", "descriptor 7: position 30"));
+                                       "descriptor 7: status flags 02", "descriptor 7: owner 0, signal 0",
+                                       "descriptor 7: position 30"));
   EXPECT_THAT(differences(plan), ElementsAre("descriptor 7 (/tmp/x): closed since",
                                              "descriptor 9: opened since: socket 127.0.0.1:55 -> 127.0.0.1:80"));
 }
@@ -128,8 +134,8 @@ TEST(DescriptorPlanTest, ExchangedNumbersGoThroughSpares) {
   Builder living;
   living.at(3, living.file(same(regular("/b", 2), 1))).at(4, living.file(same(regular("/a", 1), 0)));
   const auto plan = plan_descriptors(wanted.table, living.table);
-  EXPECT_THAT(texts(plan), ElementsAre("keep descriptor 4 for file 0", "keep descriptor 3 for file 1", "descriptor 3: file 0",
-                                       "descriptor 4: file 1"));
+  EXPECT_THAT(texts(plan), ElementsAre("keep descriptor 4 for file 0", "keep descriptor 3 for file 1",
+                                       "descriptor 3: file 0", "descriptor 4: file 1"));
 }
 
 TEST(DescriptorPlanTest, PositionsFlagsAndCloseOnExecArePutRightInPlace) {
@@ -141,8 +147,8 @@ TEST(DescriptorPlanTest, PositionsFlagsAndCloseOnExecArePutRightInPlace) {
   changed.locked = true;
   living.at(3, living.file(changed), true);
   const auto plan = plan_descriptors(wanted.table, living.table);
-  EXPECT_THAT(texts(plan), ElementsAre("descriptor 3: close-on-exec off", "descriptor 3: status flags 02", "descriptor 3: unlock",
-                                       "descriptor 3: position 10"));
+  EXPECT_THAT(texts(plan), ElementsAre("descriptor 3: close-on-exec off", "descriptor 3: status flags 02",
+                                       "descriptor 3: unlock", "descriptor 3: position 10"));
   EXPECT_THAT(differences(plan), Contains("descriptor 3 (/a): position 10 -> 20"));
 }
 
@@ -157,7 +163,9 @@ TEST(DescriptorPlanTest, APipeOutOfTheTaskThatWasClosedIsRefusedByName) {
 
 TEST(DescriptorPlanTest, AFileInAnEpollSetMayNotBeHeldAndIsRefusedWhenClosed) {
   Builder wanted;
-  OpenFile terminal{.status_flags = O_RDWR, .watched = true, .object = model::DeviceFile{.path = "/dev/pts/3", .identity = {1, 2}, .terminal = true}};
+  OpenFile terminal{.status_flags = O_RDWR,
+                    .watched = true,
+                    .object = model::DeviceFile{.path = "/dev/pts/3", .identity = {1, 2}, .terminal = true}};
   wanted.at(0, wanted.file(terminal));
   EXPECT_THAT(plan_descriptors(wanted.table, {}).refusals, SizeIs(1));
 }
@@ -167,7 +175,8 @@ TEST(DescriptorPlanTest, APipeOfTheSameShapeAtTheSameNumbersIsAdopted) {
   wanted.at(3, wanted.file(pipe_end(9, false, "abc"))).at(4, wanted.file(pipe_end(9, true)));
   Builder living;
   living.at(3, living.file(pipe_end(10, false, "a"))).at(4, living.file(pipe_end(10, true)));
-  EXPECT_THAT(texts(plan_descriptors(wanted.table, living.table)), ElementsAre("pipe 4 -> 3: put its unread bytes back"));
+  EXPECT_THAT(texts(plan_descriptors(wanted.table, living.table)),
+              ElementsAre("pipe 4 -> 3: put its unread bytes back"));
 }
 
 TEST(DescriptorPlanTest, APipeThatLostAnEndIsMadeAnew) {
@@ -176,18 +185,20 @@ TEST(DescriptorPlanTest, APipeThatLostAnEndIsMadeAnew) {
   Builder living;
   living.at(3, living.file(same(pipe_end(9, false, "abc"), 0)));
   EXPECT_THAT(texts(plan_descriptors(wanted.table, living.table)),
-              ElementsAre("make a pipe: read end file 0, write end file 1", "descriptor 3: file 0", "descriptor 4: file 1",
-                          "descriptor 3: status flags 0", "descriptor 4: status flags 01"));
+              ElementsAre("make a pipe: read end file 0, write end file 1", "descriptor 3: file 0",
+                          "descriptor 4: file 1", "descriptor 3: status flags 0", "descriptor 4: status flags 01"));
 }
 
 TEST(DescriptorPlanTest, ConnectionsAreKeptClosedOrGone) {
   Builder wanted;
-  wanted.at(5, wanted.file(tcp(50, SocketState::connected, 1, 2))).at(6, wanted.file(tcp(51, SocketState::connected, 3, 4)));
+  wanted.at(5, wanted.file(tcp(50, SocketState::connected, 1, 2)))
+      .at(6, wanted.file(tcp(51, SocketState::connected, 3, 4)));
   Builder living;
   living.at(5, living.file(same(tcp(50, SocketState::connected, 1, 2), 0)));
   const auto plan = plan_descriptors(wanted.table, living.table);
   EXPECT_THAT(texts(plan), Contains("make a socket whose peer is gone: file 1"));
-  EXPECT_THAT(plan.notes, ElementsAre(HasSubstr("descriptor 5 (socket 127.0.0.1:1 -> 127.0.0.1:2): connection kept"), HasSubstr("descriptor 6")));
+  EXPECT_THAT(plan.notes, ElementsAre(HasSubstr("descriptor 5 (socket 127.0.0.1:1 -> 127.0.0.1:2): connection kept"),
+                                      HasSubstr("descriptor 6")));
 }
 
 TEST(DescriptorPlanTest, AListeningSocketOpenedAnewOnTheSameAddressIsAdopted) {
@@ -205,16 +216,18 @@ TEST(DescriptorPlanTest, AnEpollSetWatchesARebuiltFileAnew) {
   Builder living;
   living.at(3, living.file({.object = EpollSet{{{RemoteFd{6}, EPOLLIN, 6}}}})).at(6, living.file(counter(2, 0)));
   EXPECT_THAT(texts(plan_descriptors(wanted.table, living.table)),
-              ElementsAre("make an eventfd: file 1", "epoll set 3: watch 6 no more", "close descriptor 6", "descriptor 4: file 1",
-                          "descriptor 4: status flags 02", "epoll set 3: watch 4 for 0x1"));
+              ElementsAre("make an eventfd: file 1", "epoll set 3: watch 6 no more", "close descriptor 6",
+                          "descriptor 4: file 1", "descriptor 4: status flags 02", "epoll set 3: watch 4 for 0x1"));
 }
 
 TEST(DescriptorPlanTest, AnEdgeTriggeredEntryIsArmedAnew) {
   Builder wanted;
-  wanted.at(3, wanted.file({.object = EpollSet{{{RemoteFd{4}, EPOLLIN | EPOLLET, 4}}}})).at(4, wanted.file(counter(1, 0)));
+  wanted.at(3, wanted.file({.object = EpollSet{{{RemoteFd{4}, EPOLLIN | EPOLLET, 4}}}}))
+      .at(4, wanted.file(counter(1, 0)));
   Builder living = wanted;
   living.table.open_files[1].same_as = 1;
-  EXPECT_THAT(texts(plan_descriptors(wanted.table, living.table)), ElementsAre(HasSubstr("epoll set 3: watch again 4")));
+  EXPECT_THAT(texts(plan_descriptors(wanted.table, living.table)),
+              ElementsAre(HasSubstr("epoll set 3: watch again 4")));
   EXPECT_THAT(differences(plan_descriptors(wanted.table, living.table)), IsEmpty());
 }
 
@@ -237,7 +250,8 @@ struct Kernel {
     for (const auto& d : living.descriptors) numbers[d.fd.value] = {d.open_file, d.close_on_exec};
     for (Object& object : objects) {
       if (const auto* const set = std::get_if<EpollSet>(&object.file.object)) {
-        for (const auto& entry : set->entries) object.watches[{numbers.at(entry.fd.value).first, entry.fd.value}] = {entry.events, entry.data};
+        for (const auto& entry : set->entries)
+          object.watches[{numbers.at(entry.fd.value).first, entry.fd.value}] = {entry.events, entry.data};
       }
     }
   }
@@ -260,7 +274,8 @@ struct Kernel {
     std::set<std::size_t> alive;
     for (const auto& [fd, to] : numbers) alive.insert(to.first);
     for (const auto& [file, object] : spares) alive.insert(object);
-    for (Object& object : objects) std::erase_if(object.watches, [&](const auto& watch) { return !alive.contains(watch.first.first); });
+    for (Object& object : objects)
+      std::erase_if(object.watches, [&](const auto& watch) { return !alive.contains(watch.first.first); });
   }
 
   void operator()(const diff::TakeHeld& o) {
@@ -306,7 +321,8 @@ struct Kernel {
   void operator()(const diff::Unlock& o) { at(o.fd).locked = false; }
   void operator()(const diff::RefillPipe& o) {
     auto& read_end = std::get<PipeEnd>(at(o.read_end).object);
-    if (read_end.identity != std::get<PipeEnd>(at(o.write_end).object).identity) errors.push_back("refill: another pipe");
+    if (read_end.identity != std::get<PipeEnd>(at(o.write_end).object).identity)
+      errors.push_back("refill: another pipe");
     read_end.bytes = std::get<PipeEnd>(wanted.open_files[o.file].object).bytes;
   }
   void operator()(const diff::SetCount& o) { std::get<EventCounter>(at(o.fd).object).count = o.count; }
@@ -329,10 +345,12 @@ struct Kernel {
       ASSERT_TRUE(numbers.contains(d.fd.value)) << d.fd.value;
       const auto [object, close_on_exec] = numbers[d.fd.value];
       EXPECT_EQ(close_on_exec, d.close_on_exec);
-      EXPECT_EQ(object_of.try_emplace(d.open_file, object).first->second, object) << "dup'ed descriptors are apart: " << d.fd.value;
+      EXPECT_EQ(object_of.try_emplace(d.open_file, object).first->second, object)
+          << "dup'ed descriptors are apart: " << d.fd.value;
     }
     std::set<std::size_t> distinct;
-    for (const auto& [file, object] : object_of) EXPECT_TRUE(distinct.insert(object).second) << "two descriptions became one";
+    for (const auto& [file, object] : object_of)
+      EXPECT_TRUE(distinct.insert(object).second) << "two descriptions became one";
     for (const auto& [index, object] : object_of) {
       const OpenFile& file = wanted.open_files[index];
       const OpenFile& now = objects[object].file;
@@ -392,7 +410,9 @@ class RandomTable {
       if (below(4) != 0) builder_.at(d.fd.value, kept[d.open_file], below(5) == 0 ? !d.close_on_exec : d.close_on_exec);
     }
     for (const auto& [index, file] : kept) {
-      if (std::ranges::find(builder_.table.descriptors, file, &model::Descriptor::open_file) == builder_.table.descriptors.end()) place(file);
+      if (std::ranges::find(builder_.table.descriptors, file, &model::Descriptor::open_file) ==
+          builder_.table.descriptors.end())
+        place(file);
     }
     for (unsigned i = below(4); i > 0; --i) add();
     for (OpenFile& file : builder_.table.open_files) {
@@ -422,9 +442,15 @@ class RandomTable {
   void add() {
     const std::uint64_t identity = ++identity_;
     switch (below(4)) {
-      case 0: place(builder_.file(regular("/r", identity))); return;
-      case 1: place(builder_.file(counter(identity, 0))); return;
-      case 2: place(builder_.file({.status_flags = O_RDWR, .object = EpollSet{}})); return;
+      case 0:
+        place(builder_.file(regular("/r", identity)));
+        return;
+      case 1:
+        place(builder_.file(counter(identity, 0)));
+        return;
+      case 2:
+        place(builder_.file({.status_flags = O_RDWR, .object = EpollSet{}}));
+        return;
       default:
         place(builder_.file(pipe_end(identity, false)));
         place(builder_.file(pipe_end(identity, true)));
@@ -436,13 +462,16 @@ class RandomTable {
     if (below(4) == 0) file.owner = static_cast<int>(below(3));
     if (auto* const r = std::get_if<RegularFile>(&file.object)) r->position = below(100);
     if (auto* const e = std::get_if<EventCounter>(&file.object)) e->count = below(3);
-    if (auto* const p = std::get_if<PipeEnd>(&file.object); p != nullptr && !p->write_end) p->bytes = bytes_of(std::string(below(3), 'x'));
+    if (auto* const p = std::get_if<PipeEnd>(&file.object); p != nullptr && !p->write_end)
+      p->bytes = bytes_of(std::string(below(3), 'x'));
     if (auto* const set = std::get_if<EpollSet>(&file.object)) {
       set->entries.clear();
       for (const auto& d : builder_.table.descriptors) {
         const OpenFile& target = builder_.table.open_files[d.open_file];
-        if (std::holds_alternative<EpollSet>(target.object) || std::holds_alternative<RegularFile>(target.object)) continue;
-        if (below(2) == 0) set->entries.push_back({d.fd, EPOLLIN | (below(3) == 0 ? std::uint32_t{EPOLLET} : 0U), below(5)});
+        if (std::holds_alternative<EpollSet>(target.object) || std::holds_alternative<RegularFile>(target.object))
+          continue;
+        if (below(2) == 0)
+          set->entries.push_back({d.fd, EPOLLIN | (below(3) == 0 ? std::uint32_t{EPOLLET} : 0U), below(5)});
       }
     }
   }
@@ -473,7 +502,9 @@ TEST(DescriptorPlanTest, AnyTableGoesBackToAnyOther) {
 // --- the texts of /proc
 
 TEST(DescriptorTextTest, EventCounter) {
-  const auto counted = capture::parse_event_counter("pos:\t0\nflags:\t02\nmnt_id:\t15\nino:\t4\neventfd-count:               1f\neventfd-id: 12\neventfd-semaphore: 1\n");
+  const auto counted = capture::parse_event_counter(
+      "pos:\t0\nflags:\t02\nmnt_id:\t15\nino:\t4\neventfd-count:               1f\neventfd-id: 12\neventfd-semaphore: "
+      "1\n");
   ASSERT_TRUE(counted.has_value());
   EXPECT_EQ(counted->count, 31U);
   EXPECT_EQ(counted->id, 12U);
