@@ -3,7 +3,6 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/epoll.h>
-#include <sys/socket.h>
 
 #include <algorithm>
 #include <map>
@@ -25,7 +24,7 @@ using model::SocketState;
 using model::StreamSocket;
 
 template <class... Fs>
-struct overloaded : Fs... {
+struct Overloaded : Fs... {
   using Fs::operator()...;
 };
 
@@ -139,7 +138,7 @@ class Planner {
   [[nodiscard]] bool adoptable(std::size_t wanted, std::size_t living) const {
     if (wanted_of_[living] || !compatible(wanted_.file(wanted), living_.file(living))) return false;
     return std::visit(
-        overloaded{
+        Overloaded{
             [](const RegularFile&) { return false; },
             [](const DeviceFile&) { return false; },
             [&](const PipeEnd& pipe) { return !pipe.outside && !living_.as<PipeEnd>(living)->outside; },
@@ -252,7 +251,7 @@ class Planner {
     for (std::size_t wanted = 0; wanted < wanted_.files(); ++wanted) {
       if (living_of_[wanted] || wanted_.numbers(wanted).empty()) continue;
       const OpenFile& file = wanted_.file(wanted);
-      std::visit(overloaded{
+      std::visit(Overloaded{
                      [&](const RegularFile&) { take_held(wanted); },
                      [&](const DeviceFile&) { take_held(wanted); },
                      [&](const PipeEnd& pipe) { make_pipe(wanted, pipe); },
@@ -613,7 +612,7 @@ std::string text(const DescriptorOperation& operation) {
     return end ? fmt::format("file {}", *end) : std::string("closed");
   };
   return std::visit(
-      overloaded{
+      Overloaded{
           [](const TakeHeld& o) { return fmt::format("give the task the held file {}", o.file); },
           [](const TakeLiving& o) { return fmt::format("keep descriptor {} for file {}", o.from.value, o.file); },
           [&](const MakePipe& o) {

@@ -2,7 +2,7 @@
 
 #include <arpa/inet.h>
 #include <fmt/format.h>
-#include <sys/socket.h>
+#include <netinet/in.h>
 #include <sys/un.h>
 
 #include <algorithm>
@@ -14,7 +14,7 @@ namespace relive::model {
 namespace {
 
 template <class... Fs>
-struct overloaded : Fs... {
+struct Overloaded : Fs... {
   using Fs::operator()...;
 };
 
@@ -45,7 +45,7 @@ bool may_be_held(const OpenFile& file) {
 
 std::string describe(const OpenFile& file) {
   return std::visit(
-      overloaded{
+      Overloaded{
           [](const RegularFile& regular) { return regular.path; },
           [](const DeviceFile& device) { return device.path; },
           [](const PipeEnd& pipe) { return std::string(pipe.write_end ? "pipe, write end" : "pipe, read end"); },

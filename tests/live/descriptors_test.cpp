@@ -894,6 +894,29 @@ TEST(DescriptorTest, ALimitLoweredSinceIsRefusedByName) {
   EXPECT_EQ(subject.child().ask('u'), 'y');
 }
 
+TEST(DescriptorTest, ATableThatIsAlmostFull) {
+  static std::array<int, 2> pipe{};
+  Subject({.set_up =
+               [] {
+                 WANT(::pipe(pipe.data()) == 0 && write_all(pipe[1], "abc"));
+                 const auto numbers = open_numbers();
+                 const auto limit = static_cast<rlim_t>(numbers.back()) + 8;  // what a rollback needs beside the table
+                 const rlimit low{limit, limit};
+                 return ::setrlimit(RLIMIT_NOFILE, &low) == 0;
+               },
+           .wreck =
+               [] {
+                 WANT(::close(pipe[0]) == 0 && ::close(pipe[1]) == 0);
+                 return true;
+               },
+           .is_back =
+               [] {
+                 WANT(read_now(pipe[0]) == "abc" && write_all(pipe[1], "abc"));
+                 return true;
+               }})
+      .expect_there_and_back(3);
+}
+
 struct Refused {
   const char* name;
   bool (*open)();
