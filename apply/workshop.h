@@ -3,7 +3,7 @@
 // prepare_*() does, beside the living state, all that can fail, recording each inverse with visit.record_undo() first
 // and passing one fault_point() per step; and it appends to `commit` what remains: operations that cannot fail short of
 // the task dying, with every number known. The engine runs `commit` on the driver as one program. The order in which
-// the executors are called is the order of the commit program (apply/apply.cpp).
+// the executors are called is the order of the commit program (rollback/way_back.cpp).
 #pragma once
 
 #include <string>
