@@ -73,6 +73,9 @@ Result<TaskKey> identify(model::Pid pid) {
   if (const auto leader = task::status_field(*status, "Tgid"); leader != fmt::format("{}", pid.value))
     return fail(ErrorKind::refused, fmt::format("{} is a thread of task {}", pid.value, leader),
                 fmt::format("name the task: {}", leader));
+  if (standing(key) == Standing::zombie)
+    return fail(ErrorKind::refused,
+                fmt::format("task {} is a zombie: it has ended and waits for its parent", pid.value));
   return key;
 }
 
@@ -80,11 +83,13 @@ Standing standing(const TaskKey& key) {
   const auto stat = task::read_proc(key.pid, "stat");
   if (!stat) return Standing::gone;
   const auto state = task::stat_field(*stat, 3);
+  const auto threads = task::stat_field(*stat, 20);
   const auto start = task::stat_field(*stat, 22);
-  if (!state || !start || *start != fmt::format("{}", key.start_time)) return Standing::gone;
+  if (!state || !threads || !start || *start != fmt::format("{}", key.start_time)) return Standing::gone;
   if (*state == "T") return Standing::stopped;
   if (*state == "t") return Standing::traced;
-  if (*state == "Z" || *state == "X") return Standing::zombie;
+  const bool leader_ended = *state == "Z" || *state == "X";
+  if (leader_ended && *threads == "1") return Standing::zombie;  // else its other threads live on
   return Standing::runs;
 }
 

@@ -30,7 +30,7 @@ struct TaskKey {
   static std::optional<TaskKey> parse(std::string_view stem);
 };
 
-// Who has this pid now. Errors: not_found; refused (the id of a thread that is not its task's leader).
+// Who has this pid now. Errors: not_found; refused (the id of a thread that is not its task's leader, a zombie).
 Result<TaskKey> identify(model::Pid pid);
 
 // What became of a task; looks, never stops it.
