@@ -19,6 +19,7 @@
 
 #include "base/fault.h"
 #include "base/log.h"
+#include "task/frozen_task.h"
 
 namespace relive::rollback {
 
@@ -171,6 +172,7 @@ Result<Keeper> begin(const TaskKey& key) {
   return Keeper{std::move(registry), std::move(listener), std::move(signals), std::move(engine)};
 }
 
+constexpr int kLingeringMs = 20;     // between looks at threads that have not stopped yet (task/frozen_task.h)
 constexpr int kPatienceMs = 10'000;  // for the first request, whose command may have been killed
 
 // Returns why the keeper ends.
@@ -185,7 +187,9 @@ Error keep(Keeper& keeper, const TaskKey& key) {
                              0,
                              fmt::format("relive snapshot {} takes one", key.pid.value),
                              {}};
-    const int ready = ::poll(watched.data(), watched.size(), empty ? kPatienceMs : -1);
+    const bool lingering = task::release_lingering() != 0;
+    const int ready = ::poll(watched.data(), watched.size(), lingering ? kLingeringMs : empty ? kPatienceMs : -1);
+    if (ready == 0 && lingering) continue;
     if (ready < 0 && errno != EINTR) return Error{ErrorKind::system, "poll", errno, {}, {}};
     if (ready == 0) return no_snapshots;
     if (watched[0].revents != 0)
