@@ -65,14 +65,25 @@ struct Engine::State {
     current = map;
   }
 
-  Result<task::FrozenTask> freeze() {
+  // What is mapped, as far as relive knows since it last let the task go.
+  KnownMemory last_memory;
+
+  // A frozen task and its maps text.
+  struct Frozen {
+    task::FrozenTask task;
+    std::string maps_text;
+  };
+  Result<Frozen> freeze() {
     auto task = RELIVE_TRY(task::FrozenTask::freeze(pid));
     if (task.start_time() != start_time)
-      return fail(ErrorKind::not_found, fmt::format("process {} is another one than at the snapshot: the id was reused", pid.value));
-    if (session && !session->present_in(RELIVE_TRY(task::read_proc(pid, "maps"))))
-      return fail(ErrorKind::refused, fmt::format("task {} executes another program than at the snapshot (execve since)", pid.value),
+      return fail(ErrorKind::not_found,
+                  fmt::format("process {} is another one than at the snapshot: the id was reused", pid.value));
+    std::string maps = RELIVE_TRY(task::read_proc(pid, "maps"));
+    if (session && !session->present_in(maps))
+      return fail(ErrorKind::refused,
+                  fmt::format("task {} executes another program than at the snapshot (execve since)", pid.value),
                   "its snapshots are of no use now: `relive drop --all`");
-    return task;
+    return Frozen{std::move(task), std::move(maps)};
   }
 
   Result<Snapshot*> require(std::string_view name) const {
@@ -139,8 +150,10 @@ Result<void> Engine::State::take_contents(parasite::Visit& visit, Snapshot& snap
   for (const model::Mapping& mapping : memory.mappings) mapped.push_back(mapping.range);
   snapshot.pages = current;
   constexpr AddressRange kEverything{0, std::uint64_t{1} << 63};
-  for (const AddressRange& range : tracking::subtract({kEverything}, tracking::subtract(mapped, changed))) snapshot.pages.replace(range, {});
-  for (const tracking::PageRun& run : runs) snapshot.pages.replace({run.address, run.address + run.pages * kPageSize}, std::span(&run, 1));
+  for (const AddressRange& range : tracking::subtract({kEverything}, tracking::subtract(mapped, changed)))
+    snapshot.pages.replace(range, {});
+  for (const tracking::PageRun& run : runs)
+    snapshot.pages.replace({run.address, run.address + run.pages * kPageSize}, std::span(&run, 1));
 
   store->retain(snapshot.pages.runs());
   set_current(snapshot.pages);
@@ -151,10 +164,11 @@ Result<SnapshotReport> Engine::snapshot(const SnapshotOptions& options) {
   State& state = *state_;
   if (options.name.empty()) return fail(ErrorKind::usage, "a snapshot needs a name");
   if (state.find(options.name) != nullptr && !options.replace)
-    return fail(ErrorKind::usage, fmt::format("task {} has a snapshot '{}' already", state.pid.value, options.name), "give another name, or --replace");
+    return fail(ErrorKind::usage, fmt::format("task {} has a snapshot '{}' already", state.pid.value, options.name),
+                "give another name, or --replace");
   SnapshotReport report;
   Stopwatch stopwatch;
-  auto task = RELIVE_TRY(state.freeze());
+  auto [task, maps_text] = RELIVE_TRY(state.freeze());
   auto snapshot = std::make_unique<Snapshot>();
   {
     const bool fresh = !state.session.has_value();
@@ -163,7 +177,7 @@ Result<SnapshotReport> Engine::snapshot(const SnapshotOptions& options) {
     auto outcome = [&]() -> Result<void> {
       auto visit = RELIVE_TRY(parasite::Visit::begin(task, *state.session));
       RELIVE_TRY(refuse_company(visit));
-      snapshot->task = RELIVE_TRY(read_task(visit, nullptr, nullptr, capture::Depth::full, stopwatch));
+      snapshot->task = RELIVE_TRY(read_task(visit, nullptr, nullptr, nullptr, {}, capture::Depth::full, stopwatch));
       const std::vector<std::string> unhandled = capture::unhandled(snapshot->task.descriptors);
       if (!unhandled.empty()) return fail(ErrorKind::refused, join(unhandled), "nothing was changed");
       RELIVE_TRY(fault_point("snapshot: hold"));
@@ -174,13 +188,17 @@ Result<SnapshotReport> Engine::snapshot(const SnapshotOptions& options) {
       const bool first = state.tracker == nullptr;
       if (first) {
         RELIVE_TRY(fault_point("snapshot: make the tracker"));
-        state.tracker = RELIVE_TRY(tracking::Tracker::create(options.tracker.value_or(tracking::best_tracker()), visit));
+        state.tracker =
+            RELIVE_TRY(tracking::Tracker::create(options.tracker.value_or(tracking::best_tracker()), visit));
       }
-      return state.take_contents(visit, *snapshot, report);
+      RELIVE_TRY(state.take_contents(visit, *snapshot, report));
+      state.last_memory = {.memory = snapshot->task.memory, .maps_text = RELIVE_TRY(capture::read_maps(visit))};
+      return {};
     }();
     if (!outcome) {
       if (state.snapshots.empty()) {
-        if (auto visit = parasite::Visit::begin(task, *state.session)) [[maybe_unused]] const auto cured = state.cure(*visit);
+        if (auto visit = parasite::Visit::begin(task, *state.session)) [[maybe_unused]]
+          const auto cured = state.cure(*visit);
         state.session.reset();
       }
       return std::unexpected(std::move(outcome).error());
@@ -211,13 +229,14 @@ Result<SnapshotReport> Engine::snapshot(const SnapshotOptions& options) {
 
 Result<void> Engine::State::way_back(const Snapshot& wanted, const RollbackOptions& options, RollbackReport& report) {
   Stopwatch stopwatch;
-  auto task = RELIVE_TRY(freeze());
+  auto [task, maps_text] = RELIVE_TRY(freeze());
   stopwatch.lap("freeze");
   auto outcome = [&]() -> Result<void> {
     auto visit = RELIVE_TRY(parasite::Visit::begin(task, *session));
     RELIVE_TRY(refuse_company(visit));
     stopwatch.lap("visit");
-    const model::Task living = RELIVE_TRY(read_task(visit, &wanted.task, &wanted.holds, capture::Depth::outside, stopwatch));
+    const model::Task living = RELIVE_TRY(
+        read_task(visit, &wanted.task, &wanted.holds, &last_memory, maps_text, capture::Depth::outside, stopwatch));
     const tracking::Ranges changed = RELIVE_TRY(tracker->changed(visit, living.memory, current, *store));
     stopwatch.lap("scan");
     const Plan plan = make_plan(wanted, living, changed, current);
@@ -237,10 +256,14 @@ Result<void> Engine::State::way_back(const Snapshot& wanted, const RollbackOptio
       const tracking::Ranges touched = tracking::unite(changed, plan.memory.made);
       tracking::Ranges copied;
       for (const auto& copy : plan.pages.copies) copied.push_back({copy.to, copy.to + copy.pages * kPageSize});
-      const auto armed = tracker->arm(visit, wanted.task.memory, tracking::unite(tracking::unite(touched, copied), plan.pages.drops));
+      const auto armed =
+          tracker->arm(visit, wanted.task.memory, tracking::unite(tracking::unite(touched, copied), plan.pages.drops));
       set_current(wanted.pages);
       // The task is at the snapshot all the same; from now on every page is compared.
       if (!armed) tracker = RELIVE_TRY(tracking::Tracker::create(tracking::TrackerKind::compare, visit));
+      if (!plan.memory.operations.empty() || maps_text != last_memory.maps_text)
+        if (auto text = capture::read_maps(visit))
+          last_memory = {.memory = wanted.task.memory, .maps_text = *std::move(text)};
       stopwatch.lap("arm");
     }
     if (visit.committed()) {
@@ -266,7 +289,8 @@ Result<RollbackReport> Engine::rollback(const RollbackOptions& options) {
   report.faults_passed = faults_passed();
   if (outcome) return report;
   const ErrorKind kind = outcome.error().kind;
-  if (report.fate == apply::Fate::untouched && (kind == ErrorKind::not_found || kind == ErrorKind::task_died)) return std::unexpected(std::move(outcome).error());
+  if (report.fate == apply::Fate::untouched && (kind == ErrorKind::not_found || kind == ErrorKind::task_died))
+    return std::unexpected(std::move(outcome).error());
   report.error = std::move(outcome).error();
   if (report.fate == apply::Fate::stopped && options.on_failure == OnFailure::kill) {
     ::kill(state.pid.value, SIGKILL);
@@ -280,13 +304,15 @@ Result<DiffReport> Engine::diff(std::string_view name) {
   const Snapshot& wanted = *RELIVE_TRY(state.require(name));
   DiffReport report;
   Stopwatch stopwatch;
-  auto task = RELIVE_TRY(state.freeze());
+  auto [task, maps_text] = RELIVE_TRY(state.freeze());
   model::Task living;
   Plan plan;
   {
     auto visit = RELIVE_TRY(parasite::Visit::begin(task, *state.session));
-    living = RELIVE_TRY(read_task(visit, &wanted.task, &wanted.holds, capture::Depth::full, stopwatch));
-    const tracking::Ranges changed = RELIVE_TRY(state.tracker->changed(visit, living.memory, state.current, *state.store));
+    living = RELIVE_TRY(
+        read_task(visit, &wanted.task, &wanted.holds, &state.last_memory, maps_text, capture::Depth::full, stopwatch));
+    const tracking::Ranges changed =
+        RELIVE_TRY(state.tracker->changed(visit, living.memory, state.current, *state.store));
     plan = make_plan(wanted, living, changed, state.current);
   }
   task.resume();

@@ -3,6 +3,7 @@
 
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/result.h"
@@ -14,10 +15,19 @@
 
 namespace relive::rollback {
 
+// An address space that was read before, and the maps text that belongs to it: where the text is the same, nothing is
+// parsed; where it is not, marks are carried over (capture/memory.h).
+struct KnownMemory {
+  model::Memory memory;
+  std::string maps_text;
+};
+
 // Reads the visited task. With a snapshot's task and holds, descriptors say which of the snapshot's files still live.
+// `maps_text`: /proc/PID/maps as it is now; used where `known` is given.
 // ErrorKind::refused, by name, for what no family can describe.
 Result<model::Task> read_task(parasite::Visit& visit, const model::Task* snapshot, const capture::Holds* holds,
-                              capture::Depth depth, Stopwatch& stopwatch);
+                              const KnownMemory* known, std::string_view maps_text, capture::Depth depth,
+                              Stopwatch& stopwatch);
 
 // Tasks other than this one that the visited task would drag along: its children, and whoever shares its memory.
 // ErrorKind::refused, by name: this release rolls back one process.

@@ -57,13 +57,16 @@ std::vector<std::string> Plan::texts() const {
   for (const auto& operation : memory.operations) all.push_back(diff::text(operation));
   for (const auto& operation : descriptors.operations) all.push_back(diff::text(operation));
   for (const auto& operation : process.operations) all.push_back(diff::text(operation));
-  if (pages.pages() != 0) all.push_back(fmt::format("put back {} pages in {} pieces", pages.pages(), pages.copies.size() + pages.drops.size()));
+  if (pages.pages() != 0)
+    all.push_back(
+        fmt::format("put back {} pages in {} pieces", pages.pages(), pages.copies.size() + pages.drops.size()));
   for (const model::Tid tid : threads.surplus) all.push_back(fmt::format("end thread {}", tid.value));
   all.emplace_back("set the registers of all threads");
   return all;
 }
 
-Plan make_plan(const Snapshot& wanted, const model::Task& living, const tracking::Ranges& changed, const tracking::PageMap& current) {
+Plan make_plan(const Snapshot& wanted, const model::Task& living, const tracking::Ranges& changed,
+               const tracking::PageMap& current) {
   Plan plan;
   plan.threads = diff::plan_threads(wanted.task.threads, living.threads);
   plan.memory = diff::plan_memory(wanted.task.memory, living.memory);
@@ -89,7 +92,8 @@ Result<void> carry_out(parasite::Visit& visit, const Plan& plan, const Snapshot&
   RELIVE_TRY(apply::prepare_memory(workshop, plan.memory, plan.pages, store));
   rseq.restore(workshop);
   RELIVE_TRY(apply::prepare_process(workshop, plan.process, wanted.task.process));
-  auto goals = RELIVE_TRY(apply::thread_goals(visit, wanted.task.threads, living.threads, apply::takes_driver_signals(plan.process)));
+  auto goals = RELIVE_TRY(
+      apply::thread_goals(visit, wanted.task.threads, living.threads, apply::takes_driver_signals(plan.process)));
   for (std::size_t i = 0; i < cleanup.size(); ++i) {
     commit.add(cleanup.what(i), cleanup.operations()[i].kind, {}, parasite::Program::OnError::go_on);
     commit.operations().back() = cleanup.operations()[i];
