@@ -6,6 +6,8 @@
 
 #include <array>
 #include <cerrno>
+#include <expected>
+#include <span>
 
 #include <fmt/format.h>
 
@@ -60,6 +62,18 @@ bool accepts(int fd, std::uint64_t category) {
   return ::ioctl(fd, kPagemapScan, &scan) >= 0;
 }
 
+// One call; errno where it fails. The regions are valid until the next call of this thread.
+std::expected<std::span<const KernelRegion>, int> call_with(int fd, KernelScan& scan) {
+  static thread_local std::array<KernelRegion, kRegions> regions;
+  scan.vec = reinterpret_cast<std::uint64_t>(regions.data());
+  scan.vec_len = regions.size();
+  for (;;) {
+    const int count = ::ioctl(fd, kPagemapScan, &scan);
+    if (count >= 0) return std::span<const KernelRegion>(regions.data(), static_cast<std::size_t>(count));
+    if (errno != EINTR) return std::unexpected(errno);
+  }
+}
+
 }  // namespace
 
 Pagemap::Pagemap(UniqueFd fd) : fd_(std::move(fd)) {
@@ -70,18 +84,13 @@ Pagemap::Pagemap(UniqueFd fd) : fd_(std::move(fd)) {
 Result<Pagemap> Pagemap::open(model::Pid pid) { return Pagemap(RELIVE_TRY(task::open_proc(pid, "pagemap", O_RDONLY))); }
 
 Result<std::vector<PageRegion>> Pagemap::scan(const Ranges& spans, const PageQuery& query) const {
-  static thread_local std::array<KernelRegion, kRegions> regions;
   std::vector<PageRegion> out;
   for (AddressRange rest : spans) {
     while (!rest.empty()) {
       KernelScan scan = scan_of(rest, query);
-      scan.vec = reinterpret_cast<std::uint64_t>(regions.data());
-      scan.vec_len = regions.size();
-      const int count = ::ioctl(fd_.get(), kPagemapScan, &scan);
-      if (count < 0 && errno == EINTR) continue;
-      if (count < 0) return fail_errno("ioctl PAGEMAP_SCAN", fmt::format("{:x}-{:x}", rest.begin, rest.end));
-      for (std::size_t i = 0; i < static_cast<std::size_t>(count); ++i)
-        out.push_back({.range = {regions[i].start, regions[i].end}, .categories = regions[i].categories});
+      const auto found = call_with(fd_.get(), scan);
+      if (!found) return fail_errno("ioctl PAGEMAP_SCAN", fmt::format("{:x}-{:x}", rest.begin, rest.end), found.error());
+      for (const KernelRegion& region : *found) out.push_back({.range = {region.start, region.end}, .categories = region.categories});
       if (scan.walk_end <= rest.begin) return fail(ErrorKind::system, "PAGEMAP_SCAN does not get on");
       rest.begin = scan.walk_end;
     }
@@ -89,19 +98,28 @@ Result<std::vector<PageRegion>> Pagemap::scan(const Ranges& spans, const PageQue
   return out;
 }
 
-Result<Pagemap::Protected> Pagemap::protect(AddressRange range, bool skip_untracked) const {
+Result<Pagemap::Protected> Pagemap::protect(AddressRange range) const {
+  Protected out;
   while (!range.empty()) {
+    // The kernel has a fast path for exactly this query.
     KernelScan scan = scan_of(range, {.inverted = 0, .all = PageIs::written, .any = 0, .wanted = PageIs::written});
-    scan.flags = kProtectMatching | (skip_untracked ? 0U : kRequireTracked);
-    if (::ioctl(fd_.get(), kPagemapScan, &scan) < 0) {
-      if (errno == EINTR) continue;
-      if (errno == EPERM && !skip_untracked) return Protected::not_all;
-      return fail_errno("ioctl PAGEMAP_SCAN to protect", fmt::format("{:x}-{:x}", range.begin, range.end));
+    scan.flags = kProtectMatching | kRequireTracked;
+    const auto found = call_with(fd_.get(), scan);
+    if (!found && found.error() == EPERM) {
+      out.all_tracked = false;
+      return out;
+    }
+    if (!found) return fail_errno("ioctl PAGEMAP_SCAN to protect", fmt::format("{:x}-{:x}", range.begin, range.end), found.error());
+    for (const KernelRegion& region : *found) {
+      if (!out.pages.empty() && out.pages.back().end == region.start)
+        out.pages.back().end = region.end;
+      else
+        out.pages.push_back({region.start, region.end});
     }
     if (scan.walk_end <= range.begin) return fail(ErrorKind::system, "PAGEMAP_SCAN does not get on");
     range.begin = scan.walk_end;
   }
-  return Protected::all;
+  return out;
 }
 
 Result<std::vector<std::uint64_t>> Pagemap::entries(AddressRange range) const {

@@ -67,10 +67,13 @@ class Pagemap {
   // REQUIRES: can_scan(). What is reported may go beyond mappings that the caller had in mind: `spans` can hold anything.
   Result<std::vector<PageRegion>> scan(const Ranges& spans, const PageQuery& query) const;
 
-  // Protects every page in `range` that is not. REQUIRES: can_scan(). Answers whether all mappings in it are tracked; if
-  // one is not, some pages may be left unprotected, unless `skip_untracked`.
-  enum class Protected : std::uint8_t { all, not_all };
-  Result<Protected> protect(AddressRange range, bool skip_untracked) const;
+  // Protects every page in `range` that is not. Holes stay holes: a page that appears in one is not protected.
+  // REQUIRES: can_scan().
+  struct Protected {
+    bool all_tracked = true;  // else a mapping in `range` is not tracked, and what lies behind it was left as it is
+    Ranges pages;             // those that were not protected before: written since, or never there
+  };
+  Result<Protected> protect(AddressRange range) const;
 
   // One entry a page, in any kernel.
   Result<std::vector<std::uint64_t>> entries(AddressRange range) const;

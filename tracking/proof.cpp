@@ -53,7 +53,7 @@ Result<void> prove_uffd(ProofPage& page) {
   if (!pagemap.can_scan()) return fail(ErrorKind::unsupported, "PAGEMAP_SCAN is not in this kernel");
   if (const int error_number = register_range(userfault.get(), page.range()); error_number != 0)
     return fail_errno("ioctl UFFDIO_REGISTER", "", error_number);
-  if (RELIVE_TRY(pagemap.protect(page.range(), false)) != Pagemap::Protected::all)
+  if (!RELIVE_TRY(pagemap.protect(page.range())).all_tracked)
     return fail(ErrorKind::unsupported, "a registered page is not tracked");
   const PageQuery written{.inverted = 0, .all = PageIs::written, .any = 0, .wanted = PageIs::written};
   if (!RELIVE_TRY(pagemap.scan({page.range()}, written)).empty()) return fail(ErrorKind::unsupported, "an armed page shows as written");

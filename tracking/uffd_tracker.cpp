@@ -58,6 +58,8 @@ class UffdTracker : public Tracker {
     const Ranges sound = RELIVE_TRY(with(known_of_files, {.inverted = copy, .all = copy | PageIs::present | PageIs::tracked}));
     out = unite(out, subtract(known_of_files, sound));
 
+    out = unite(out, intersect(late_, tracked));
+
     const Ranges there = RELIVE_TRY(populated(visit, pagemap_, living, compared));
     out = unite(out, RELIVE_TRY(differing(visit, living, compared, there, current, store)));
     return unite(out, subtract(known, unite(tracked, compared)));
@@ -71,12 +73,13 @@ class UffdTracker : public Tracker {
       return {};
     }
     const Ranges tracked = subtract(all, refused_in(memory));
-    const Ranges spans = spans_of(tracked, memory, visit.session());
-    for (const AddressRange& range : bridged(intersect(touched, tracked), spans)) {
-      if (RELIVE_TRY(pagemap_.protect(range, false)) == Pagemap::Protected::all) continue;
-      RELIVE_TRY(register_mappings(memory, {range}));
-      RELIVE_TRY(pagemap_.protect(range, true));
+    std::vector<AddressRange> armed;
+    for (const AddressRange& range : bridged(intersect(touched, tracked), spans_of(tracked, memory, visit.session()))) {
+      auto done = RELIVE_TRY(pagemap_.protect(range));
+      if (!done.all_tracked) done.pages = unite(done.pages, RELIVE_TRY(register_mappings(memory, {range})));
+      armed.insert(armed.end(), done.pages.begin(), done.pages.end());
     }
+    late_ = unite(subtract(late_, touched), subtract(normalize(std::move(armed)), touched));
     return {};
   }
 
@@ -130,24 +133,27 @@ class UffdTracker : public Tracker {
     return out;
   }
 
-  // Registers every mapping of ours that overlaps `where`, and protects what it holds: pages that nobody reported are as
-  // their backing has them. A mapping that the kernel refuses is compared from now on.
-  Result<void> register_mappings(const model::Memory& memory, const Ranges& where) {
+  // Registers every mapping of ours that overlaps `where`, and protects what it holds. A mapping that the kernel refuses is
+  // compared from now on. Returns the pages that were not protected before.
+  Result<Ranges> register_mappings(const model::Memory& memory, const Ranges& where) {
+    std::vector<AddressRange> armed;
+    std::size_t next = 0;  // in where
     for (const model::Mapping& mapping : memory.mappings) {
       const Care care = care_of(mapping);
       if (care != Care::private_anonymous && care != Care::private_file) continue;
-      if (intersect({mapping.range}, where).empty()) continue;
+      while (next < where.size() && where[next].end <= mapping.range.begin) ++next;
+      if (next == where.size() || !where[next].overlaps(mapping.range)) continue;
       const int error_number = register_range(userfault_.get(), mapping.range);
-      if (error_number == 0) {
+      if (error_number == ESRCH) return fail(ErrorKind::task_died, "the task's memory is gone");
+      const Pagemap::Protected done =
+          error_number == 0 ? RELIVE_TRY(pagemap_.protect(mapping.range)) : Pagemap::Protected{.all_tracked = false, .pages = {}};
+      armed.insert(armed.end(), done.pages.begin(), done.pages.end());
+      if (done.all_tracked)
         refused_.erase(mapping.range);
-        RELIVE_TRY(pagemap_.protect(mapping.range, true));
-      } else if (error_number == ESRCH) {
-        return fail(ErrorKind::task_died, "the task's memory is gone");
-      } else {
-        refused_[mapping.range] = error_number;
-      }
+      else
+        refused_[mapping.range] = error_number != 0 ? error_number : EINVAL;
     }
-    return {};
+    return normalize(std::move(armed));
   }
 
   // Mappings of `memory` that could not be registered, or overlap one that could not.
@@ -162,6 +168,9 @@ class UffdTracker : public Tracker {
   Pagemap pagemap_;
   bool armed_ = false;
   std::map<AddressRange, int> refused_;  // and why
+  // Pages that arm() protected although nobody had reported them: written between changed() and arm(), by the kernel or
+  // because arming bridged a gap. The next changed() reports them.
+  Ranges late_;
 };
 
 }  // namespace
