@@ -41,6 +41,8 @@ std::string join(const std::vector<std::string>& lines) {
   return all;
 }
 
+std::uint64_t frozen_us(const task::FrozenTask& task) { return (Stopwatch::now_ns() - task.frozen_since_ns()) / 1000; }
+
 }  // namespace
 
 struct Engine::State {
@@ -148,12 +150,9 @@ Result<void> Engine::State::take_contents(parasite::Visit& visit, Snapshot& snap
   // Mappings that are gone, and what changed, lose their old versions; what was saved gets its new one.
   tracking::Ranges mapped;
   for (const model::Mapping& mapping : memory.mappings) mapped.push_back(mapping.range);
-  snapshot.pages = current;
   constexpr AddressRange kEverything{0, std::uint64_t{1} << 63};
-  for (const AddressRange& range : tracking::subtract({kEverything}, tracking::subtract(mapped, changed)))
-    snapshot.pages.replace(range, {});
-  for (const tracking::PageRun& run : runs)
-    snapshot.pages.replace({run.address, run.address + run.pages * kPageSize}, std::span(&run, 1));
+  snapshot.pages = current;
+  snapshot.pages.replace(tracking::subtract({kEverything}, tracking::subtract(mapped, changed)), runs);
 
   store->retain(snapshot.pages.runs());
   set_current(snapshot.pages);
@@ -205,7 +204,7 @@ Result<SnapshotReport> Engine::snapshot(const SnapshotOptions& options) {
     }
   }
   task.resume();
-  report.frozen_us = (Stopwatch::now_ns() - task.frozen_since_ns()) / 1000;
+  report.frozen_us = frozen_us(task);
 
   SnapshotInfo& info = snapshot->info;
   info.name = options.name;
@@ -268,6 +267,7 @@ Result<void> Engine::State::way_back(const Snapshot& wanted, const RollbackOptio
     }
     if (visit.committed()) {
       const auto departed = visit.depart();
+      report.frozen_us = frozen_us(task);
       stopwatch.lap("depart");
       if (carried && !departed) carried = departed;
       report.fate = visit.broken() ? apply::Fate::stopped : apply::Fate::done;
@@ -275,7 +275,7 @@ Result<void> Engine::State::way_back(const Snapshot& wanted, const RollbackOptio
     return carried;
   }();
   task.resume();
-  report.frozen_us = (Stopwatch::now_ns() - task.frozen_since_ns()) / 1000;
+  if (report.frozen_us == 0) report.frozen_us = frozen_us(task);
   report.stages = stopwatch.take();
   return outcome;
 }
@@ -316,7 +316,7 @@ Result<DiffReport> Engine::diff(std::string_view name) {
     plan = make_plan(wanted, living, changed, state.current);
   }
   task.resume();
-  report.frozen_us = (Stopwatch::now_ns() - task.frozen_since_ns()) / 1000;
+  report.frozen_us = frozen_us(task);
   report.differences = plan.differences();
   const auto pages = diff::describe_pages(plan.pages, wanted.task.memory);
   report.differences.insert(report.differences.end(), pages.begin(), pages.end());
