@@ -39,13 +39,6 @@ struct KernelSchedAttributes {  // struct sched_attr, SCHED_ATTR_SIZE_VER0
   std::uint64_t runtime, deadline, period;
 };
 
-// struct rseq_cs, and where struct rseq points to it (include/uapi/linux/rseq.h).
-struct CriticalSection {
-  std::uint32_t version, flags;
-  std::uint64_t start, length, abort;
-};
-constexpr std::uint64_t kCriticalSectionPointer = 8;
-
 Result<void> name_restarted_call(parasite::Visit& visit, const task::FrozenThread& thread,
                                  user_regs_struct& registers) {
   if (registers.orig_rax != kRestartSyscall) return {};
@@ -77,17 +70,6 @@ Result<model::Rseq> read_rseq(model::Tid tid) {
                      .size = configuration.rseq_abi_size,
                      .signature = configuration.signature,
                      .flags = configuration.flags};
-}
-
-// A thread inside an rseq critical section goes on at its abort handler, as after any preemption.
-void leave_critical_section(const task::FrozenTask& task, const model::Rseq& rseq, user_regs_struct& registers) {
-  if (rseq.area.value == 0) return;
-  std::uint64_t pointer = 0;
-  if (!task.read(rseq.area + kCriticalSectionPointer, std::as_writable_bytes(std::span(&pointer, 1))) || pointer == 0)
-    return;
-  CriticalSection section{};
-  if (!task.read(TaskAddress{pointer}, std::as_writable_bytes(std::span(&section, 1)))) return;
-  if (registers.rip - section.start < section.length) registers.rip = section.abort;
 }
 
 Result<void> read_scheduling(Thread& thread) {
@@ -158,7 +140,6 @@ Result<Thread> read_thread(parasite::Visit& visit, const task::FrozenThread& fro
     RELIVE_TRY(name_restarted_call(visit, frozen, thread.registers));
   thread.registers = parasite::reissue_system_call(thread.registers);
   thread.rseq = RELIVE_TRY(read_rseq(frozen.tid));
-  leave_critical_section(task, thread.rseq, thread.registers);
   thread.xstate = RELIVE_TRY(task.xstate(frozen.tid));
   std::uint64_t head = 0;
   std::size_t length = 0;

@@ -484,7 +484,7 @@ Result<void> Visit::create_thread(Tid tid, std::uint64_t fs_base, TaskAddress cl
   arguments.tls = fs_base;
   arguments.set_tid = RELIVE_TRY(arena().put_value(tid.value)).value;
   arguments.set_tid_size = 1;
-  const std::int64_t patience_ns = now_ns() + 200'000'000;
+  const std::int64_t patience_ns = now_ns() + 5'000'000'000;
   for (int attempt = 0; attempt < 16; ++attempt) {
     const TaskAddress arguments_address = RELIVE_TRY(arena().put_value(arguments));
     Program program;
@@ -502,8 +502,11 @@ Result<void> Visit::create_thread(Tid tid, std::uint64_t fs_base, TaskAddress cl
       if (::ptrace(PTRACE_CONT, other.value, nullptr, nullptr) == 0) RELIVE_TRY(task_->wait_gone(other));
       block.value().gone = 0;
     } else if (result == -EEXIST) {
-      // A thread of the task that is still on its way out has woken whoever joins it, and keeps its id a little longer.
-      if (now_ns() < patience_ns) {
+      // A thread of the task that is still on its way out has woken whoever joins it, and keeps its id a little longer:
+      // until it gets a CPU again, which may take a SCHED_IDLE thread a while.
+      const auto holder = task::read_proc(model::Pid{tid.value}, "status");
+      const bool own = !holder || task::status_field(*holder, "Tgid") == std::to_string(task_->pid().value);
+      if (own && now_ns() < patience_ns) {
         const timespec pause{.tv_sec = 0, .tv_nsec = 50'000};
         ::nanosleep(&pause, nullptr);
         --attempt;

@@ -171,6 +171,38 @@ Result<void> reissue_broken_off_call(Pid pid, FrozenThread& thread) {
   return {};
 }
 
+struct CriticalSection {  // struct rseq_cs (include/uapi/linux/rseq.h)
+  std::uint32_t version, flags;
+  std::uint64_t start, length, abort;
+};
+constexpr std::uint64_t kCriticalSectionPointer = 8;  // in struct rseq
+
+// A thread inside an rseq critical section goes on at its abort handler, as after any preemption. The kernel would see
+// to it, but only as long as nothing of ours runs in the thread: its first return to code elsewhere forgets the
+// section.
+Result<void> leave_critical_section(const FrozenTask& task, FrozenThread& thread) {
+  user_regs_struct& registers = thread.registers;
+  if (static_cast<std::int64_t>(registers.orig_rax) >= 0) return {};  // no section contains a system call
+  __ptrace_rseq_configuration rseq{};
+  if (::ptrace(static_cast<__ptrace_request>(PTRACE_GET_RSEQ_CONFIGURATION), thread.tid.value, sizeof rseq, &rseq) <
+          0 ||
+      rseq.rseq_abi_pointer == 0)
+    return {};  // Linux < 5.13, no rseq in this kernel, or not registered
+  const auto read = [&](std::uint64_t from, auto& value) {
+    return task.read(model::TaskAddress{from}, std::as_writable_bytes(std::span(&value, 1))).has_value();
+  };
+  std::uint64_t pointer = 0;
+  CriticalSection section{};
+  if (!read(rseq.rseq_abi_pointer + kCriticalSectionPointer, pointer) || pointer == 0 || !read(pointer, section))
+    return {};
+  if (registers.rip - section.start >= section.length) return {};
+  registers.rip = section.abort;
+  iovec vector{.iov_base = &registers, .iov_len = sizeof registers};
+  if (trace(PTRACE_SETREGSET, thread.tid, reinterpret_cast<void*>(NT_PRSTATUS), &vector) != 0)
+    return fail_errno("PTRACE_SETREGSET NT_PRSTATUS", name_of(thread.tid));
+  return {};
+}
+
 enum class Arrival : std::uint8_t { trapped, job_stopped, ended };
 
 // Waits until a seized and interrupted thread stands in its trap.
@@ -229,6 +261,13 @@ Result<FrozenTask> FrozenTask::freeze(Pid pid, int patience_ms) {
   const std::string status = RELIVE_TRY(read_proc(pid, "status"));
   const bool filtered = !status_field(status, "Seccomp").empty() && status_field(status, "Seccomp") != "0";
 
+  if (status_field(status, "State").starts_with("Z"))
+    return fail(
+        ErrorKind::refused,
+        fmt::format("the leader of task {} ({}) has ended while other threads go on", pid.value, command_of(pid.value)),
+        "this release works on tasks whose main thread lives");
+  task.memory_ = RELIVE_TRY(open_proc(pid, "mem", O_RDWR));
+
   task.frozen_since_ns_ = now_ns();
   task.frozen_ = true;  // from here on the destructor lets go whatever has been seized
   const std::uint64_t deadline = task.frozen_since_ns_ + static_cast<std::uint64_t>(patience_ms) * 1'000'000U;
@@ -262,11 +301,11 @@ Result<FrozenTask> FrozenTask::freeze(Pid pid, int patience_ms) {
     if (trace(PTRACE_GETSIGMASK, thread.tid, reinterpret_cast<void*>(sizeof thread.signal_mask), &thread.signal_mask) !=
         0)
       return fail_errno("PTRACE_GETSIGMASK", name_of(thread.tid));
+    RELIVE_TRY(leave_critical_section(task, thread));
     RELIVE_TRY(reissue_broken_off_call(pid, thread));
   }
   const std::string stat = RELIVE_TRY(read_proc(pid, "stat"));
   task.start_time_ = RELIVE_TRY(to_number<std::uint64_t>(RELIVE_TRY(stat_field(stat, 22)), "start time"));
-  task.memory_ = RELIVE_TRY(open_proc(pid, "mem", O_RDWR));
   return task;
 }
 

@@ -17,9 +17,9 @@ namespace relive::task {
 
 struct FrozenThread {
   model::Tid tid;
-  // As the kernel stopped it, but for one thing: a call that our interrupt broke off with EINTR (epoll_wait, semop,
-  // sigtimedwait, sockets with a time-out: signal(7)) is issued again. A program must not see an error it could not
-  // have seen. Never altered while frozen.
+  // As the kernel stopped it, but for two things: a call that our interrupt broke off with EINTR (epoll_wait, semop,
+  // sigtimedwait, sockets with a time-out: signal(7)) is issued again, as a program must not see an error it could not
+  // have seen; and a thread inside an rseq critical section stands at its abort handler. Never altered while frozen.
   user_regs_struct registers{};
   std::uint64_t signal_mask = 0;
   bool job_stopped = false;  // the task was stopped by SIGSTOP, SIGTSTP ... before; it stays so

@@ -9,7 +9,7 @@ import harness
 # What is done after the snapshot, and a word that its refusal must have.
 IRREVERSIBLE = [("no_new_privs", ["no_new_privs"]), ("a seccomp filter", ["seccomp"]), ("a child", ["child"]), ("a lowered hard limit", ["limit"]),
                 ("the leader's end", ["leader", "thread"]), ("a dropped capability", ["capabilit"]), ("execve", ["exec"])]
-UNHANDLED = ["timerfd", "inotify", "signalfd", "UDP", "seqpacket", "netlink"]
+UNHANDLED = ["timerfd", "inotify", "signalfd", "UDP", "seqpacket", "netlink", "memfd"]
 
 
 def refused(scene, *words):
@@ -40,6 +40,14 @@ def irreversible(scene, tracker, number, what, names):
     harness.end_process(victim.process)
 
 
+def without_leader(scene, tracker):
+    victim = harness.victim(scene, "leader_gone")
+    text = refused(scene, "snapshot", victim.pid, "--name", "before", "--tracker", tracker)
+    harness.expect("leader" in text, f"the refusal does not name the leader: {text}")
+    victim.verify(0)
+    harness.end_process(victim.process)
+
+
 def unhandled(scene, tracker, number, name):
     victim = harness.victim(scene, "irreversible")
     victim.become(number)
@@ -60,6 +68,7 @@ def test(scene, tracker, words):
         irreversible(scene, tracker, number, what, names)
     for number, name in enumerate(UNHANDLED):
         unhandled(scene, tracker, number, name)
+    without_leader(scene, tracker)
 
 
 def may_raise_limits():

@@ -90,6 +90,9 @@ static void become(unsigned kind) {
     case 5:
       MUST(socket(AF_NETLINK, SOCK_RAW, 0));
       break;
+    case 6:
+      MUST(memfd_create("victim", 0));
+      break;
     default:
       break;
   }

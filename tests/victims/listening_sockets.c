@@ -36,7 +36,8 @@ static void make(void) {
     struct sockaddr_in6 in6 = {.sin6_family = AF_INET6, .sin6_addr = IN6ADDR_LOOPBACK_INIT};
     int result = 0;
     const int on = 1;
-    if (i == kTcp) MUST(setsockopt(FD(i), SOL_SOCKET, SO_REUSEADDR, &on, sizeof on));
+    // Without it a port with connections in TIME-WAIT cannot be bound again for a minute.
+    if (i == kTcp || i == kTcp6) MUST(setsockopt(FD(i), SOL_SOCKET, SO_REUSEADDR, &on, sizeof on));
     if (i == kTcp || i == kBound) result = bind(FD(i), (struct sockaddr*)&in, sizeof in);
     if (i == kTcp6) result = bind(FD(i), (struct sockaddr*)&in6, sizeof in6);
     if (i == kPath) {

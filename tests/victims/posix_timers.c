@@ -11,8 +11,8 @@ static volatile sig_atomic_t fired, fired_on;
 
 static void fire(int s, siginfo_t* info, void* u) {
   (void)s, (void)u;
-  if (info->si_value.sival_int == 4242) ++fired;
   fired_on = my_tid();
+  if (info->si_value.sival_int == 4242) ++fired;
 }
 static int create(clockid_t clock, int notify, int signal, int value, pid_t target) {
   struct sigevent e = {.sigev_notify = notify, .sigev_signo = signal};

@@ -15,16 +15,15 @@ enum {
   kSharedToo,
   kSwappedA,
   kSwappedB,
-  kMemfd,
   kNull,
   kZero,
   kReadOnly,
   kDeletedLater,
   FILES
 };
-static const char* const names[FILES] = {"plain",  "append", "nameless",  "nameless2",    "replaced",
-                                         "shared", NULL,     "swapped_a", "swapped_b",    NULL,
-                                         NULL,     NULL,     "readonly",  "deleted_later"};
+static const char* const names[FILES] = {"plain",  "append",   "nameless",     "nameless2", "replaced",
+                                         "shared", NULL,       "swapped_a",    "swapped_b", NULL,
+                                         NULL,     "readonly", "deleted_later"};
 #define FD(i) (100 + (i))
 static struct {
   dev_t device;
@@ -55,8 +54,6 @@ static void make(void) {
       MUST(dup2(FD(kShared), FD(i)));
     } else if (device(i)) {
       take(MUST(open(i == kNull ? "/dev/null" : "/dev/zero", O_RDWR)), FD(i));
-    } else if (i == kMemfd) {
-      take(MUST(memfd_create("victim", 0)), FD(i));
     } else {
       const int fd = MUST(open(names[i], O_RDWR | O_CREAT | O_TRUNC, 0600));
       MUST(ftruncate(fd, 100000));
@@ -121,7 +118,6 @@ static void wreck(unsigned round) {
   const int spare = MUST(dup(FD(kSwappedA)));
   dup2(FD(kSwappedB), FD(kSwappedA));
   dup2(spare, FD(kSwappedB));  // and `spare` stays open
-  close(FD(kMemfd));
   close(FD(kNull));
   take(MUST(open("/dev/null", O_RDONLY)), FD(kZero));
   close(FD(kReadOnly));
