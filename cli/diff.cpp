@@ -39,12 +39,18 @@ std::string sign_text(const Output& output, diff::Sign sign) {
   return "?";
 }
 
+// Below its heading an object need not say its kind: "descriptor 7 (x)" is "7 (x)".
+std::string object_text(const Family& family, const diff::Difference& difference) {
+  std::string_view object = difference.object;
+  const bool number_says_little = family.family == diff::Family::signal;
+  if (!number_says_little && object.starts_with(std::string(family.one) + " "))
+    object.remove_prefix(family.one.size() + 1);
+  return printable(object);
+}
+
 std::string detail(const diff::Difference& difference) {
-  if (difference.family != diff::Family::page || difference.pages == 0) return printable(difference.text);
-  const std::string pages = count(difference.pages, "page", "pages");
-  if (difference.text.empty() || difference.text.starts_with(fmt::format("{} page", difference.pages)))
-    return difference.text.empty() ? pages : printable(difference.text);
-  return pages + ", " + printable(difference.text);
+  if (difference.text.empty() && difference.pages != 0) return count(difference.pages, "page", "pages");
+  return printable(difference.text);
 }
 
 // "2 threads, 120 pages, 1 descriptor"
@@ -63,7 +69,7 @@ void print_family(Output& output, const Family& family, const std::vector<diff::
   Table table({"", "", ""});
   for (const auto& difference : differences)
     if (difference.family == family.family)
-      table.row({sign_text(output, difference.sign), printable(difference.object), detail(difference)});
+      table.row({sign_text(output, difference.sign), object_text(family, difference), detail(difference)});
   if (table.empty()) return;
   output.line("");
   output.line(output.paint(Color::bold, family.title));

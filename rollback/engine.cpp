@@ -19,6 +19,7 @@
 #include "parasite/session.h"
 #include "rollback/living.h"
 #include "rollback/snapshot.h"
+#include "rollback/symbols.h"
 #include "rollback/way_back.h"
 #include "task/frozen_task.h"
 #include "task/procfs.h"
@@ -307,6 +308,7 @@ Result<DiffReport> Engine::diff(std::string_view name) {
   auto [task, maps_text] = RELIVE_TRY(state.freeze());
   model::Task living;
   Plan plan;
+  std::vector<std::uint64_t> words;
   {
     auto visit = RELIVE_TRY(parasite::Visit::begin(task, *state.session));
     living = RELIVE_TRY(
@@ -314,11 +316,13 @@ Result<DiffReport> Engine::diff(std::string_view name) {
     const tracking::Ranges changed =
         RELIVE_TRY(state.tracker->changed(visit, living.memory, state.current, *state.store));
     plan = make_plan(wanted, living, changed, state.current);
+    words = changed_words(visit, plan.pages, *state.store, living.memory);
   }
   task.resume();
   report.frozen_us = frozen_us(task);
   report.differences = plan.differences();
-  const auto pages = diff::describe_pages(plan.pages, wanted.task.memory);
+  auto pages = diff::describe_pages(plan.pages, wanted.task.memory);
+  name_pages(pages, wanted.task, words);
   report.differences.insert(report.differences.end(), pages.begin(), pages.end());
   report.refusals = plan.refusals();
   return report;

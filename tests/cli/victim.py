@@ -3,6 +3,7 @@
 sleep   does nothing                        zombie  has ended, its parent does not care
 traced  is under a debugger                 thread  has a second thread, TID
 exec    becomes sleep(1) at SIGUSR1         stop    stands under SIGSTOP
+changing  calls itself "changed" at SIGUSR1
 """
 
 import ctypes
@@ -14,6 +15,7 @@ import time
 
 PTRACE_SEIZE = 0x4206
 PR_SET_PDEATHSIG = 1
+PR_SET_NAME = 15
 libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -65,6 +67,9 @@ def main(kind):
         say(f"PID={os.getpid()} TID={started.tid}")
     elif kind == "exec":
         signal.signal(signal.SIGUSR1, lambda *_: os.execv("/bin/sleep", ["sleep", "1000"]))
+        say(f"PID={os.getpid()}")
+    elif kind == "changing":
+        signal.signal(signal.SIGUSR1, lambda *_: libc.prctl(PR_SET_NAME, b"changed"))
         say(f"PID={os.getpid()}")
     wait_forever()
 
