@@ -259,7 +259,10 @@ class Executor {
   }
 
   Result<void> set_timer(const model::PosixTimer& timer) {
-    const itimerspec value{.it_interval = time_of_ns(timer.interval_ns), .it_value = time_of_ns(timer.left_ns)};
+    // A SIGEV_NONE timer shows its old end even after it was disarmed (common_timer_get() of Linux): one that ended
+    // just now shows nothing.
+    const std::int64_t left_ns = timer.left_ns == 0 && timer.notify == SIGEV_NONE ? 1 : timer.left_ns;
+    const itimerspec value{.it_interval = time_of_ns(timer.interval_ns), .it_value = time_of_ns(left_ns)};
     const auto there = RELIVE_TRY(arena().put_value(value));
     commit(fmt::format("set timer {}", timer.id), SYS_timer_settime,
            {static_cast<std::uint64_t>(timer.id), 0, there.value, 0});

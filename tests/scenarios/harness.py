@@ -157,13 +157,14 @@ class Scene:
         """Runs a command to its end: (exit status, stdout, stderr). Everything goes into the log."""
         self.note("$ " + " ".join(str(w) for w in words))
         done = subprocess.run([str(w) for w in [*self.prefix, *words]], env=self.environment, cwd=self.directory, capture_output=True, text=True, timeout=patience_s)
-        self.note(f"  -> {done.returncode} {done.stdout.strip()[:2000]} {done.stderr.strip()[:2000]}")
-        return done.returncode, done.stdout, done.stderr
+        out, err = (" ".join(text.split()) for text in (done.stdout, done.stderr))
+        self.note(f"  -> {done.returncode} {out[:3000]} {err[:2000]}")
+        return done.returncode, out, err
 
     def relive(self, *words):
         """A command of relive, which must succeed, with --json; its object."""
         status, out, err = self.run(self.build / "bin/relive", *words, "--json")
-        expect(status == 0, f"relive {' '.join(str(w) for w in words)}: exit {status}: {out.strip()[:600]} {err.strip()[:600]}")
+        expect(status == 0, f"relive {' '.join(str(w) for w in words)}: exit {status}: {err[:1000] or out[:1000]}")
         return json.loads(out)
 
     def snapshot(self, pid, name, tracker=None, *more):

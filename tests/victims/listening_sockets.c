@@ -41,8 +41,10 @@ static void make(void) {
     if (i == kTcp || i == kBound) result = bind(FD(i), (struct sockaddr*)&in, sizeof in);
     if (i == kTcp6) result = bind(FD(i), (struct sockaddr*)&in6, sizeof in6);
     if (i == kPath) {
-      strcpy(un.sun_path, "socket");
-      unlink("socket");
+      char here[sizeof un.sun_path - 8];
+      if (getcwd(here, sizeof here) == NULL) victim_die("getcwd");
+      sprintf(un.sun_path, "%s/socket", here);
+      unlink(un.sun_path);
       result = bind(FD(i), (struct sockaddr*)&un, sizeof un);
     }
     if (i == kAbstract) {
