@@ -304,7 +304,6 @@ Result<void> prepare_process(Workshop& workshop, const diff::ProcessPlan& plan, 
   for (const auto& operation : plan.operations) {
     RELIVE_TRY(with_context(std::visit(executor, operation), diff::text(operation)));
   }
-  for (const auto& note : plan.notes) workshop.notes.push_back(note);
   return {};
 }
 
