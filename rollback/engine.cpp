@@ -199,6 +199,7 @@ Result<SnapshotReport> Engine::snapshot(const SnapshotOptions& options) {
       if (state.snapshots.empty()) {
         if (auto visit = parasite::Visit::begin(task, *state.session)) [[maybe_unused]]
           const auto cured = state.cure(*visit);
+        [[maybe_unused]] const auto left = state.session->leave(task);
         state.session.reset();
       }
       return std::unexpected(std::move(outcome).error());

@@ -96,7 +96,8 @@ static void become(unsigned kind) {
     default:
       break;
   }
-  victim_state = 0;
+  victim_state = 0;  // a kind is no state
+  victim_prepare();
 }
 
 static struct victim v = {.make = make, .verify = verify, .wreck = wreck, .become = become};
