@@ -22,6 +22,7 @@ namespace {
 constexpr std::uint64_t kFirstPages = 16384;  // 64 MiB of address space; memory is taken as pages are saved
 constexpr std::uint64_t kBatchPages = 256;    // stays in the processor's cache between reading and writing
 constexpr std::uint64_t kPopulateRead = 22;   // MADV_POPULATE_READ, Linux 5.14
+constexpr std::uint64_t kSparePages = 4096;   // free slots that keep their memory: taking it back and forth costs 10 us a page
 
 bool all_zero(const std::byte* page) {
   return page[0] == std::byte{0} && std::memcmp(page, page + 1, kPageSize - 1) == 0;
@@ -88,12 +89,23 @@ struct PageStore::State {
   model::TaskAddress there;
   Slots slots;
 
+  Ranges spare;  // free slots that still have memory and are faulted in everywhere; as offsets in the memfd
+
   [[nodiscard]] std::uint64_t bytes() const { return slots.size() * kPageSize; }
 
-  void free(SlotRun run) {
-    for (const SlotRun& gone : slots.release(run))
-      ::fallocate(memfd.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(gone.slot * kPageSize),
-                  static_cast<off_t>(gone.pages * kPageSize));
+  static Ranges offsets_of(std::span<const SlotRun> runs) {
+    std::vector<AddressRange> out;
+    for (const SlotRun& run : runs) out.push_back({run.slot * kPageSize, (run.slot + run.pages) * kPageSize});
+    return normalize(std::move(out));
+  }
+
+  // Takes one use away from each slot.
+  void free(std::span<const SlotRun> runs) {
+    spare = unite(spare, offsets_of(slots.release(runs)));
+    if (count_pages(spare) <= kSparePages) return;
+    for (const AddressRange& range : spare)
+      ::fallocate(memfd.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(range.begin), static_cast<off_t>(range.size()));
+    spare.clear();
   }
 
   // Copies the pages of one batch. `pieces` are in order, together at most kBatchPages.
@@ -207,6 +219,9 @@ Result<std::vector<PageRun>> PageStore::save(parasite::Visit& visit, const Range
   if (pages == 0) return std::vector<PageRun>{};
   if (state_->slots.free_pages() < pages) RELIVE_TRY(grow(visit, state_->slots.used() + pages));
   const std::vector<SlotRun> taken = state_->slots.take(pages);
+  const Ranges offsets = State::offsets_of(taken);
+  const Ranges fresh = subtract(offsets, state_->spare);
+  state_->spare = subtract(state_->spare, offsets);
   SlotTape tape(taken);
   std::vector<PageRun> out;
   std::vector<std::byte> buffer(std::min(pages, kBatchPages) * kPageSize);
@@ -228,14 +243,17 @@ Result<std::vector<PageRun>> PageStore::save(parasite::Visit& visit, const Range
     }
   }
   if (saved && batched > 0) flush();
-  for (const SlotRun& run : saved ? std::vector<SlotRun>(tape.left().begin(), tape.left().end()) : taken) state_->free(run);
-  if (!saved) return std::unexpected(saved.error());
+  if (!saved) {
+    state_->free(taken);
+    return std::unexpected(saved.error());
+  }
+  const Ranges left = State::offsets_of(tape.left());
+  state_->free(tape.left());
 
   parasite::Program prefault;
-  std::vector<AddressRange> fresh;
-  for (const PageRun& run : out) fresh.push_back({address_in_task(run.slot).value, address_in_task(run.slot + run.pages).value});
-  for (const AddressRange& range : normalize(std::move(fresh)))
-    prefault.syscall("fault the page store in", SYS_madvise, {range.begin, range.size(), kPopulateRead}, parasite::Program::OnError::go_on);
+  for (const AddressRange& range : subtract(fresh, left))
+    prefault.syscall("fault the page store in", SYS_madvise, {state_->there.value + range.begin, range.size(), kPopulateRead},
+                     parasite::Program::OnError::go_on);
   if (!prefault.empty()) RELIVE_TRY(visit.run(prefault));
   return out;
 }
@@ -245,7 +263,9 @@ void PageStore::retain(std::span<const PageRun> runs) {
 }
 
 void PageStore::release(std::span<const PageRun> runs) {
-  for (const PageRun& run : runs) state_->free({run.slot, run.pages});
+  std::vector<SlotRun> slots;
+  for (const PageRun& run : runs) slots.push_back({run.slot, run.pages});
+  state_->free(slots);
 }
 
 std::span<const std::byte> PageStore::bytes(Slot slot, std::uint64_t pages) const {

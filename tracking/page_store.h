@@ -1,8 +1,7 @@
 // The page store: one memfd per memory, written by the keeper, mapped read-only in the task.
 //
 // Pages are written with pwrite(2), not through a mapping: a new page of shared memory then costs no fault and is not
-// zeroed first, and a full machine answers with an error instead of SIGBUS. Measured on the machine of the design, per
-// page of 4 KiB, 1 GiB: see docs/decisions or tests/live/tracking_test.cpp.
+// zeroed first, and a full machine answers with an error instead of SIGBUS.
 #pragma once
 
 #include <cstddef>
@@ -35,7 +34,7 @@ class PageStore {
   // May move the window (address_in_task) when the store has to grow.
   Result<std::vector<PageRun>> save(parasite::Visit& visit, const Ranges& ranges, const Ranges& zero_backed = {});
 
-  // One more / one fewer map uses these slots. A slot that loses its last user is free: its memory is given back at once.
+  // One more / one fewer map uses these slots. A slot that loses its last user is free; its memory is given back, but for a few MiB.
   // Retain the new before you release the old.
   void retain(std::span<const PageRun> runs);
   void release(std::span<const PageRun> runs);

@@ -32,16 +32,19 @@ void Slots::retain(SlotRun run) {
   for (Slot slot = run.slot; slot < run.slot + run.pages; ++slot) ++users_[slot];
 }
 
-std::vector<SlotRun> Slots::release(SlotRun run) {
+std::vector<SlotRun> Slots::release(std::span<const SlotRun> runs) {
   std::vector<SlotRun> freed;
-  for (Slot slot = run.slot; slot < run.slot + run.pages; ++slot) {
-    if (users_[slot] > 0) --users_[slot];
-    if (users_[slot] > 0) continue;
-    if (!freed.empty() && freed.back().slot + freed.back().pages == slot)
-      ++freed.back().pages;
-    else
-      freed.push_back({slot, 1});
+  for (const SlotRun& run : runs) {
+    for (Slot slot = run.slot; slot < run.slot + run.pages; ++slot) {
+      if (users_[slot] > 0) --users_[slot];
+      if (users_[slot] > 0) continue;
+      if (!freed.empty() && freed.back().slot + freed.back().pages == slot)
+        ++freed.back().pages;
+      else
+        freed.push_back({slot, 1});
+    }
   }
+  std::ranges::sort(freed, {}, &SlotRun::slot);
   put_back(freed);
   return freed;
 }

@@ -15,7 +15,7 @@ TEST(SlotsTest, TakesLowestFirstAndReusesWhatIsReleased) {
   slots.grow(10);
   EXPECT_EQ(slots.take(4), (std::vector<SlotRun>{{0, 4}}));
   slots.retain({0, 4});
-  EXPECT_EQ(slots.release({1, 2}), (std::vector<SlotRun>{{1, 2}}));
+  EXPECT_EQ(slots.release(std::vector<SlotRun>{{1, 2}}), (std::vector<SlotRun>{{1, 2}}));
   EXPECT_EQ(slots.take(3), (std::vector<SlotRun>{{1, 2}, {4, 1}}));
   EXPECT_EQ(slots.used(), 5U);
 }
@@ -50,7 +50,7 @@ TEST(SlotsTest, AnyOrderOfUsesIsTheNaiveOne) {
       const SlotRun run = held[which];
       held.erase(held.begin() + static_cast<std::ptrdiff_t>(which));
       std::uint64_t freed = 0;
-      for (const SlotRun& gone : slots.release(run)) freed += gone.pages;
+      for (const SlotRun& gone : slots.release(std::vector<SlotRun>{run})) freed += gone.pages;
       std::uint64_t expected = 0;
       for (Slot slot = run.slot; slot < run.slot + run.pages; ++slot)
         if (--users[slot] == 0) expected += users.erase(slot);
