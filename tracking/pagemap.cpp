@@ -98,33 +98,28 @@ Result<std::vector<PageRegion>> Pagemap::scan(const Ranges& spans, const PageQue
   return out;
 }
 
-Result<std::optional<Ranges>> Pagemap::unprotected(AddressRange span) const { return fast(span, kRequireTracked); }
-
 Result<Pagemap::Protected> Pagemap::protect(AddressRange range) const {
-  auto pages = RELIVE_TRY(fast(range, kProtectMatching | kRequireTracked));
-  if (!pages) return Protected{.all_tracked = false, .pages = {}};
-  return Protected{.all_tracked = true, .pages = std::move(*pages)};
-}
-
-// The one query that the kernel has a fast path for. Nothing if a mapping is not tracked.
-Result<std::optional<Ranges>> Pagemap::fast(AddressRange range, std::uint64_t flags) const {
-  Ranges out;
+  Protected out;
   while (!range.empty()) {
+    // The kernel has a fast path for exactly this query.
     KernelScan scan = scan_of(range, {.inverted = 0, .all = PageIs::written, .any = 0, .wanted = PageIs::written});
-    scan.flags = flags;
+    scan.flags = kProtectMatching | kRequireTracked;
     const auto found = call_with(fd_.get(), scan);
-    if (!found && found.error() == EPERM) return std::nullopt;
-    if (!found) return fail_errno("ioctl PAGEMAP_SCAN", fmt::format("{:x}-{:x}", range.begin, range.end), found.error());
+    if (!found && found.error() == EPERM) {
+      out.all_tracked = false;
+      return out;
+    }
+    if (!found) return fail_errno("ioctl PAGEMAP_SCAN to protect", fmt::format("{:x}-{:x}", range.begin, range.end), found.error());
     for (const KernelRegion& region : *found) {
-      if (!out.empty() && out.back().end == region.start)
-        out.back().end = region.end;
+      if (!out.pages.empty() && out.pages.back().end == region.start)
+        out.pages.back().end = region.end;
       else
-        out.push_back({region.start, region.end});
+        out.pages.push_back({region.start, region.end});
     }
     if (scan.walk_end <= range.begin) return fail(ErrorKind::system, "PAGEMAP_SCAN does not get on");
     range.begin = scan.walk_end;
   }
-  return std::optional<Ranges>(std::move(out));
+  return out;
 }
 
 Result<std::vector<std::uint64_t>> Pagemap::entries(AddressRange range) const {

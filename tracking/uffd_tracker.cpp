@@ -5,10 +5,8 @@
 #include <linux/userfaultfd.h>
 #include <sys/ioctl.h>
 #include <sys/syscall.h>
-#include <sys/uio.h>
 
 #include <algorithm>
-#include <array>
 #include <cerrno>
 #include <cstring>
 #include <map>
@@ -26,8 +24,6 @@ namespace {
 
 // Bridging a gap between two ranges to arm costs 1.7 ns a page, a call of its own 0.7 us.
 constexpr std::uint64_t kBridgedBytes = 512 * kPageSize;
-// From here on the fast scan pays for its preparation.
-constexpr std::uint64_t kLargePages = 2048;
 
 void push(std::vector<AddressRange>& ranges, AddressRange range) {
   if (!ranges.empty() && ranges.back().end == range.begin)
@@ -49,7 +45,7 @@ class UffdTracker : public Tracker {
     const Ranges compared = unite(ranges_with(living, {Care::shared}), refused);
     const Ranges known = current.ranges();
 
-    const Scan scan = RELIVE_TRY(look(visit, living, anonymous, of_files, known));
+    const Scan scan = RELIVE_TRY(look(spans_of(tracked, living, visit.session())));
     // Known pages that were written or are gone; in anonymous memory whatever was written.
     Ranges out = intersect(unite(scan.written, scan.bare), intersect(known, tracked));
     out = unite(out, intersect(scan.written, anonymous));
@@ -100,48 +96,6 @@ class UffdTracker : public Tracker {
     Ranges written;  // present or swapped out, and not protected (but not the page of zeros), or in a mapping not tracked
     Ranges bare;     // nothing there, or the page of zeros: changed only where something was
   };
-
-  Result<Scan> look(parasite::Visit& visit, const model::Memory& living, const Ranges& anonymous, const Ranges& of_files,
-                    const Ranges& known) const {
-    Ranges slowly;  // looked at page by page with all categories
-    Scan out;
-    for (const AddressRange& span : spans_of(unite(anonymous, of_files), living, visit.session())) {
-      const Ranges of_span = intersect(known, {span});
-      // Known pages of files are looked at in another way (changed()): no need to find the holes there.
-      const bool large = count_pages(of_span) >= kLargePages && find_holes(visit.task().pid(), intersect(of_span, anonymous));
-      const auto unprotected = large ? RELIVE_TRY(pagemap_.unprotected(span)) : std::nullopt;
-      if (!unprotected) {
-        slowly.push_back(span);
-        continue;
-      }
-      out.written = unite(out.written, intersect(*unprotected, of_span));
-      slowly = unite(slowly, subtract(*unprotected, of_span));
-    }
-    const Scan rest = RELIVE_TRY(look(slowly));
-    return Scan{.written = unite(out.written, rest.written), .bare = rest.bare};
-  }
-
-  // Reads one page of `known` for each page table, so that no page table is missing: what was in it then shows as not
-  // protected. False if that is not possible.
-  static bool find_holes(model::Pid pid, const Ranges& known) {
-    constexpr std::uint64_t kTableBytes = 512 * kPageSize;
-    constexpr std::size_t kAtOnce = 1024;  // UIO_MAXIOV
-    std::vector<iovec> there;
-    std::uint64_t next = 0;
-    for (const AddressRange& range : known) {
-      for (std::uint64_t address = std::max(range.begin, next); address < range.end; address = next) {
-        there.push_back({reinterpret_cast<void*>(address), 1});
-        next = (address / kTableBytes + 1) * kTableBytes;
-      }
-    }
-    std::array<char, kAtOnce> bytes;
-    for (std::size_t done = 0; done < there.size(); done += kAtOnce) {
-      const std::size_t count = std::min(kAtOnce, there.size() - done);
-      const iovec here{bytes.data(), count};
-      if (::process_vm_readv(pid.value, &here, 1, &there[done], count, 0) != static_cast<ssize_t>(count)) return false;
-    }
-    return true;
-  }
 
   Result<Scan> look(const Ranges& spans) const {
     // Everything but what is present, protected and tracked. "Not present" finds holes.
