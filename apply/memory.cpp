@@ -255,13 +255,13 @@ class MemoryWork {
     return {};
   }
 
+  // Locked on fault here, which only counts against the limit; the commit brings the pages in (mlock(2) says ENOMEM where it
+  // cannot, in unreadable memory, and has locked it all the same).
   Result<void> change_lock(AddressRange range, Lock from, Lock to) {
     const auto what = fmt::format("{} {}", to == Lock::none ? "munlock" : "mlock", at_text(range));
-    const auto inverse_flags = number(from == Lock::on_fault ? MLOCK_ONFAULT : 0);
-    const auto flags = number(to == Lock::on_fault ? MLOCK_ONFAULT : 0);
-    const long inverse = from == Lock::none ? SYS_munlock : SYS_mlock2;
-    const long call = to == Lock::none ? SYS_munlock : SYS_mlock2;
-    return steps_.take(what, Call{inverse, {range.begin, range.size(), inverse_flags}}, {call, {range.begin, range.size(), flags}});
+    const Call inverse{from == Lock::none ? SYS_munlock : SYS_mlock2, {range.begin, range.size(), number(from == Lock::on_fault ? MLOCK_ONFAULT : 0)}};
+    const Call call{to == Lock::none ? SYS_munlock : SYS_mlock2, {range.begin, range.size(), number(MLOCK_ONFAULT)}};
+    return steps_.take(what, inverse, call);
   }
 
   // First what frees room under RLIMIT_MEMLOCK, then (take_locks) what needs it.
@@ -277,6 +277,7 @@ class MemoryWork {
       if (piece.wanted == nullptr) continue;
       const Lock wanted = lock_of(piece.wanted->marks);
       if (wanted == Lock::none) continue;
+      if (wanted == Lock::locked && (!piece.kept || lock_of(piece.living->marks) != wanted)) relock_.push_back(piece.range);
       if (piece.kept) {
         const Lock living = lock_of(piece.living->marks);
         if (living != wanted) RELIVE_TRY(change_lock(piece.range, living, wanted));
@@ -508,7 +509,7 @@ class MemoryWork {
       if (piece.wanted->shared) return {};  // a file of others: what was not stored was not the task's
       if (piece.wanted->marks.locked) {
         advise("MADV_DONTNEED_LOCKED", part, kDontNeedLocked, Program::OnError::stop);
-        relock_.push_back({part, piece.wanted->marks.lock_on_fault});
+        if (!piece.wanted->marks.lock_on_fault) relock_.push_back(part);
       } else {
         advise("MADV_DONTNEED", part, MADV_DONTNEED, Program::OnError::stop);
       }
@@ -516,8 +517,7 @@ class MemoryWork {
     }));
     for (const auto* op : operations<diff::DropRange>()) advise("MADV_DONTNEED", op->range, MADV_DONTNEED, Program::OnError::go_on);
     // Locked memory is present.
-    for (const auto& [range, on_fault] : relock_) {
-      if (on_fault) continue;
+    for (const auto& range : relock_) {
       workshop_.commit.syscall(fmt::format("mlock {}", at_text(range)), SYS_mlock, {range.begin, range.size()}, Program::OnError::go_on);
     }
     return {};
@@ -580,7 +580,7 @@ class MemoryWork {
   std::map<std::uint64_t, RemoteFd> given_;                                        // by hold key
   std::map<std::pair<std::uint64_t, std::uint64_t>, std::uint64_t> objects_;       // device and inode -> where the new one is mapped
   std::map<FileKey, std::uint64_t> hold_keys_;                                     // as model::hold_key
-  std::vector<std::pair<AddressRange, bool>> relock_;
+  Ranges relock_;  // to be brought in by the commit
 };
 
 }  // namespace

@@ -6,9 +6,9 @@
 // reads maps and carries the marks over from the snapshot where a mapping's object is the same (read_memory_again).
 //
 // What carrying cannot see is mended by apply/memory, which states the wanted marks anew with madvise(2) on every
-// rollback (0.4 us a call, one call for many mappings). Two things stay unseen: a MADV_HUGEPAGE or MADV_NOHUGEPAGE put on
-// a mapping that had neither in the snapshot (no call takes them off again), and mlockall(MCL_FUTURE), which the kernel
-// tells nobody. Locks are counted in VmLck: where a task holds any, now or then, smaps is read.
+// rollback (0.4 us a call, one call for many mappings). Three things stay unseen: a MADV_HUGEPAGE or MADV_NOHUGEPAGE put on
+// a mapping that had neither in the snapshot (no call takes them off again); anonymous memory mapped anew in the very same
+// place with the other choice of MAP_NORESERVE; and mlockall(MCL_FUTURE), which the kernel tells nobody. Locks are counted in VmLck: where a task holds any, now or then, smaps is read.
 #pragma once
 
 #include <string>

@@ -352,6 +352,9 @@ class Planner {
     if (!mapping.shared) return 0;
     for (const auto& other : living_.mappings) {
       if (!other.shared || other.source == MappingSource::device || other.device != mapping.device || other.inode != mapping.inode) continue;
+      // A duplicate has the marks of the original; these could not be taken off it.
+      if (other.marks.locked || other.marks.sealed || other.marks.no_reserve != mapping.marks.no_reserve) continue;
+      if (!mapping.marks.huge_page && !mapping.marks.no_huge_page && (other.marks.huge_page || other.marks.no_huge_page)) continue;
       if (other.offset <= mapping.offset && mapping.offset + mapping.range.size() <= other.offset + other.range.size()) {
         return other.range.begin + (mapping.offset - other.offset);
       }
