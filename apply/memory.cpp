@@ -46,11 +46,14 @@ constexpr std::uint64_t number(RemoteFd fd) { return number(fd.value); }
 
 std::string at_text(AddressRange range) { return fmt::format("{:x}-{:x}", range.begin, range.end); }
 
-Lock lock_of(const model::MappingMarks& marks) { return !marks.locked ? Lock::none : marks.lock_on_fault ? Lock::on_fault : Lock::locked; }
+Lock lock_of(const model::MappingMarks& marks) {
+  return !marks.locked ? Lock::none : marks.lock_on_fault ? Lock::on_fault : Lock::locked;
+}
 
 // Memory of an object that reads as zeros where nobody wrote.
 bool starts_as_zeros(const Mapping& mapping) {
-  return mapping.shared && (mapping.source == MappingSource::shared_anonymous || mapping.source == MappingSource::memfd || mapping.source == MappingSource::sysv);
+  return mapping.shared && (mapping.source == MappingSource::shared_anonymous ||
+                            mapping.source == MappingSource::memfd || mapping.source == MappingSource::sysv);
 }
 
 // A system call of the task.
@@ -109,7 +112,8 @@ void add(std::vector<Rights>& all, Rights rights) {
 }
 
 Call protect_call(const Rights& rights) {
-  return {rights.keyed ? SYS_pkey_mprotect : SYS_mprotect, {rights.range.begin, rights.range.size(), number(rights.protection), rights.key}};
+  return {rights.keyed ? SYS_pkey_mprotect : SYS_mprotect,
+          {rights.range.begin, rights.range.size(), number(rights.protection), rights.key}};
 }
 
 std::string protect_text(const Rights& rights) { return fmt::format("mprotect {}", at_text(rights.range)); }
@@ -135,7 +139,8 @@ class Contents {
     }
     // An object that lives on elsewhere comes back with what was written to it since.
     const Ranges made = tracking::intersect(tracking::normalize(made_zeroable), plan.made);
-    zeros_ = tracking::unite(tracking::intersect(pages.drops, tracking::normalize(zeroable)), tracking::subtract(made, copied_));
+    zeros_ = tracking::unite(tracking::intersect(pages.drops, tracking::normalize(zeroable)),
+                             tracking::subtract(made, copied_));
     written_ = tracking::unite(copied_, zeros_);
     drops_ = tracking::subtract(pages.drops, zeros_);
   }
@@ -186,7 +191,8 @@ class MemoryWork {
 
   Result<void> commit(const SlotAddress& address_in_task) {
     for (const auto& op : operations<diff::UnmapRange>()) {
-      workshop_.commit.syscall(fmt::format("munmap {}", at_text(op->range)), SYS_munmap, {op->range.begin, op->range.size()});
+      workshop_.commit.syscall(fmt::format("munmap {}", at_text(op->range)), SYS_munmap,
+                               {op->range.begin, op->range.size()});
     }
     for (const auto& made : made_) {
       const AddressRange target = made.make->mapping.range;
@@ -222,11 +228,15 @@ class MemoryWork {
   // Each operation may cut what it touches out of a larger mapping.
   Result<void> check_room() {
     if (plan_.operations.empty() && contents_.written().empty()) return {};
-    const auto living = static_cast<std::uint64_t>(std::ranges::count_if(plan_.pieces, [](const MemoryPiece& piece) { return piece.living != nullptr; }));
-    const std::uint64_t need = living + workshop_.visit.session().own_ranges().size() + kMostMappingsPerStep * (plan_.operations.size() + 4);
+    const auto living = static_cast<std::uint64_t>(
+        std::ranges::count_if(plan_.pieces, [](const MemoryPiece& piece) { return piece.living != nullptr; }));
+    const std::uint64_t need =
+        living + workshop_.visit.session().own_ranges().size() + kMostMappingsPerStep * (plan_.operations.size() + 4);
     const std::uint64_t most = RELIVE_TRY(most_mappings());
     if (need <= most) return {};
-    return fail(ErrorKind::refused, fmt::format("up to {} mappings are needed on the way and the limit is {}", need, most), "raise vm.max_map_count");
+    return fail(ErrorKind::refused,
+                fmt::format("up to {} mappings are needed on the way and the limit is {}", need, most),
+                "raise vm.max_map_count");
   }
 
   Result<void> keep_clear() {
@@ -235,7 +245,8 @@ class MemoryWork {
       ranges.push_back(make->mapping.range);
       for (const auto& own : workshop_.visit.session().own_ranges()) {
         if (own.overlaps(make->mapping.range)) {
-          return fail(ErrorKind::refused, fmt::format("mapping {} lies where relive's own memory is now", model::mapping_text(make->mapping)));
+          return fail(ErrorKind::refused, fmt::format("mapping {} lies where relive's own memory is now",
+                                                      model::mapping_text(make->mapping)));
         }
       }
     }
@@ -247,19 +258,22 @@ class MemoryWork {
   Result<void> probe_seals() {
     for (const auto& piece : plan_.pieces) {
       if (piece.living == nullptr || piece.living->protection_key != 0) continue;
-      const bool changes = piece.wanted == nullptr || !piece.kept || piece.wanted->protection() != piece.living->protection();
+      const bool changes =
+          piece.wanted == nullptr || !piece.kept || piece.wanted->protection() != piece.living->protection();
       if (!changes) continue;
-      RELIVE_TRY(steps_.take(fmt::format("is {} free to change", at_text(piece.range)), std::nullopt,
-                             {SYS_mprotect, {piece.range.begin, piece.range.size(), number(piece.living->protection())}}));
+      RELIVE_TRY(
+          steps_.take(fmt::format("is {} free to change", at_text(piece.range)), std::nullopt,
+                      {SYS_mprotect, {piece.range.begin, piece.range.size(), number(piece.living->protection())}}));
     }
     return {};
   }
 
-  // Locked on fault here, which only counts against the limit; the commit brings the pages in (mlock(2) says ENOMEM where it
-  // cannot, in unreadable memory, and has locked it all the same).
+  // Locked on fault here, which only counts against the limit; the commit brings the pages in (mlock(2) says ENOMEM
+  // where it cannot, in unreadable memory, and has locked it all the same).
   Result<void> change_lock(AddressRange range, Lock from, Lock to) {
     const auto what = fmt::format("{} {}", to == Lock::none ? "munlock" : "mlock", at_text(range));
-    const Call inverse{from == Lock::none ? SYS_munlock : SYS_mlock2, {range.begin, range.size(), number(from == Lock::on_fault ? MLOCK_ONFAULT : 0)}};
+    const Call inverse{from == Lock::none ? SYS_munlock : SYS_mlock2,
+                       {range.begin, range.size(), number(from == Lock::on_fault ? MLOCK_ONFAULT : 0)}};
     const Call call{to == Lock::none ? SYS_munlock : SYS_mlock2, {range.begin, range.size(), number(MLOCK_ONFAULT)}};
     return steps_.take(what, inverse, call);
   }
@@ -277,7 +291,8 @@ class MemoryWork {
       if (piece.wanted == nullptr) continue;
       const Lock wanted = lock_of(piece.wanted->marks);
       if (wanted == Lock::none) continue;
-      if (wanted == Lock::locked && (!piece.kept || lock_of(piece.living->marks) != wanted)) relock_.push_back(piece.range);
+      if (wanted == Lock::locked && (!piece.kept || lock_of(piece.living->marks) != wanted))
+        relock_.push_back(piece.range);
       if (piece.kept) {
         const Lock living = lock_of(piece.living->marks);
         if (living != wanted) RELIVE_TRY(change_lock(piece.range, living, wanted));
@@ -290,7 +305,8 @@ class MemoryWork {
   }
 
   [[nodiscard]] const Made* find_made(AddressRange range) const {
-    const auto found = std::ranges::find_if(made_, [&](const Made& made) { return made.make->mapping.range.contains(range.begin); });
+    const auto found =
+        std::ranges::find_if(made_, [&](const Made& made) { return made.make->mapping.range.contains(range.begin); });
     return found == made_.end() ? nullptr : &*found;
   }
 
@@ -310,7 +326,8 @@ class MemoryWork {
       if (make->in_place) RELIVE_TRY(make_mapping(*make, make->mapping.range.begin));
     }
     for (const auto* make : operations<MakeMapping>()) {
-      if (!make->in_place) RELIVE_TRY(make_mapping(*make, RELIVE_TRY(workshop_.visit.spare_range(make->mapping.range.size())).value));
+      if (!make->in_place)
+        RELIVE_TRY(make_mapping(*make, RELIVE_TRY(workshop_.visit.spare_range(make->mapping.range.size())).value));
     }
     return {};
   }
@@ -323,13 +340,21 @@ class MemoryWork {
     made_.push_back({&make, place});
     if (protection != mapping.protection()) add(final_rights_, {mapping.range, mapping.protection(), 0});
 
-    if (!mapping.has_object()) return steps_.take(what, inverse, {SYS_mmap, {place, mapping.range.size(), number(protection), number(map_flags(mapping)), ~0ULL, 0}});
+    if (!mapping.has_object())
+      return steps_.take(
+          what, inverse,
+          {SYS_mmap, {place, mapping.range.size(), number(protection), number(map_flags(mapping)), ~0ULL, 0}});
     if (const auto fd = RELIVE_TRY(file_of(make))) {
-      return steps_.take(what, inverse, {SYS_mmap, {place, mapping.range.size(), number(protection), number(map_flags(mapping)), number(*fd), mapping.offset}});
+      return steps_.take(
+          what, inverse,
+          {SYS_mmap,
+           {place, mapping.range.size(), number(protection), number(map_flags(mapping)), number(*fd), mapping.offset}});
     }
     const std::uint64_t twin = make.twin != 0 ? make.twin : RELIVE_TRY(part_of_new_object(mapping));
-    RELIVE_TRY(steps_.take(what, inverse, {SYS_mremap, {twin, 0, mapping.range.size(), MREMAP_MAYMOVE | MREMAP_FIXED, place}}));
-    return steps_.take(fmt::format("mprotect {:x}", place), std::nullopt, {SYS_mprotect, {place, mapping.range.size(), number(protection)}});
+    RELIVE_TRY(steps_.take(what, inverse,
+                           {SYS_mremap, {twin, 0, mapping.range.size(), MREMAP_MAYMOVE | MREMAP_FIXED, place}}));
+    return steps_.take(fmt::format("mprotect {:x}", place), std::nullopt,
+                       {SYS_mprotect, {place, mapping.range.size(), number(protection)}});
   }
 
   static int map_flags(const Mapping& mapping) {
@@ -345,8 +370,8 @@ class MemoryWork {
     return flags;
   }
 
-  // A descriptor in the task, for as long as the work goes on, of the file that is to be mapped. Nothing: there is none,
-  // but the memory can be had from where it is mapped now, or made anew.
+  // A descriptor in the task, for as long as the work goes on, of the file that is to be mapped. Nothing: there is
+  // none, but the memory can be had from where it is mapped now, or made anew.
   Result<std::optional<RemoteFd>> file_of(const MakeMapping& make) {
     if (const auto known = given_.find(make.hold_key); known != given_.end()) return known->second;
     const auto held = workshop_.holds.mapped_files.find(make.hold_key);
@@ -357,8 +382,10 @@ class MemoryWork {
       if (make.twin == 0) return std::unexpected(std::move(opened).error());
     }
     if (make.twin != 0 || make.mapping.source == MappingSource::shared_anonymous) return std::nullopt;
-    return fail(ErrorKind::refused, fmt::format("mapping {}: what it mapped is gone and could not be held", model::mapping_text(make.mapping)),
-                "a keeper with CAP_CHECKPOINT_RESTORE holds mapped files that have no name");
+    return fail(
+        ErrorKind::refused,
+        fmt::format("mapping {}: what it mapped is gone and could not be held", model::mapping_text(make.mapping)),
+        "a keeper with CAP_CHECKPOINT_RESTORE holds mapped files that have no name");
   }
 
   Result<RemoteFd> give(std::uint64_t key, int fd) {
@@ -366,7 +393,8 @@ class MemoryWork {
     RELIVE_TRY(workshop_.visit.record_undo(fmt::format("close {}", spare.value), SYS_close, {number(spare)}));
     RELIVE_TRY(fault_point("give a mapped file"));
     RELIVE_TRY(workshop_.visit.give(fd, spare));
-    workshop_.cleanup.syscall(fmt::format("close {}", spare.value), SYS_close, {number(spare)}, Program::OnError::go_on);
+    workshop_.cleanup.syscall(fmt::format("close {}", spare.value), SYS_close, {number(spare)},
+                              Program::OnError::go_on);
     given_.emplace(key, spare);
     return spare;
   }
@@ -375,22 +403,30 @@ class MemoryWork {
   // mapping is a part of it. All wanted mappings of the old one become parts of the same new one.
   Result<std::uint64_t> part_of_new_object(const Mapping& mapping) {
     const auto same = [&](const Mapping& other) {
-      return other.source == MappingSource::shared_anonymous && other.inode == mapping.inode && other.device == mapping.device;
+      return other.source == MappingSource::shared_anonymous && other.inode == mapping.inode &&
+             other.device == mapping.device;
     };
     const std::pair key{mapping.device, mapping.inode};
     if (!objects_.contains(key)) {
       std::uint64_t size = 0;
       for (const auto& piece : plan_.pieces) {
         if (piece.living != nullptr && same(*piece.living)) {
-          return fail(ErrorKind::refused, fmt::format("mapping {}: a part of shared memory that is no longer mapped and could not be held", model::mapping_text(mapping)));
+          return fail(ErrorKind::refused,
+                      fmt::format("mapping {}: a part of shared memory that is no longer mapped and could not be held",
+                                  model::mapping_text(mapping)));
         }
-        if (piece.wanted != nullptr && same(*piece.wanted)) size = std::max(size, piece.wanted->offset + piece.wanted->range.size());
+        if (piece.wanted != nullptr && same(*piece.wanted))
+          size = std::max(size, piece.wanted->offset + piece.wanted->range.size());
       }
       const std::uint64_t place = RELIVE_TRY(workshop_.visit.spare_range(size)).value;
-      RELIVE_TRY(steps_.take(fmt::format("mmap shared anonymous {} at {:x}", model::size_text(size), place), Call{SYS_munmap, {place, size}},
-                             {SYS_mmap, {place, size, PROT_READ | PROT_WRITE, number(MAP_SHARED | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE), ~0ULL, 0}}));
+      RELIVE_TRY(steps_.take(
+          fmt::format("mmap shared anonymous {} at {:x}", model::size_text(size), place),
+          Call{SYS_munmap, {place, size}},
+          {SYS_mmap,
+           {place, size, PROT_READ | PROT_WRITE, number(MAP_SHARED | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE), ~0ULL, 0}}));
       workshop_.cleanup.syscall(fmt::format("munmap {:x}", place), SYS_munmap, {place, size}, Program::OnError::go_on);
-      workshop_.notes.push_back(fmt::format("mapping {}: made anew; other tasks that shared it do not share the new one", model::mapping_text(mapping)));
+      workshop_.notes.push_back(fmt::format(
+          "mapping {}: made anew; other tasks that shared it do not share the new one", model::mapping_text(mapping)));
       objects_.emplace(key, place);
     }
     return objects_.at(key) + mapping.offset;
@@ -409,7 +445,8 @@ class MemoryWork {
       const Rights last{piece.range, wanted.protection(), wanted.protection_key, keyed};
       const Rights now{piece.range, living.protection(), living.protection_key, keyed};
       // While the work goes on no protection key stands in the way of the copying.
-      const Rights working{piece.range, working_protection(wanted, written), written ? 0 : wanted.protection_key, keyed};
+      const Rights working{piece.range, working_protection(wanted, written), written ? 0 : wanted.protection_key,
+                           keyed};
       const bool grants = (working.protection & ~now.protection) != 0 || working.key != now.key;
       if (grants) {
         add(before, now);
@@ -421,17 +458,19 @@ class MemoryWork {
       const auto& [call, a] = protect_call(rights);
       RELIVE_TRY(workshop_.visit.record_undo("undo: " + protect_text(rights), call, {a[0], a[1], a[2], a[3]}));
     }
-    for (const auto& rights : granted) RELIVE_TRY(steps_.take(protect_text(rights), std::nullopt, protect_call(rights)));
+    for (const auto& rights : granted)
+      RELIVE_TRY(steps_.take(protect_text(rights), std::nullopt, protect_call(rights)));
     return {};
   }
 
-  // prctl(PR_SET_MM, PR_SET_MM_MAP): no capability is asked for while exe_fd is -1 (kernel/sys.c, prctl_set_mm_map; tried
-  // as an ordinary user on 6.18). Needs CONFIG_CHECKPOINT_RESTORE, which every distribution has.
+  // prctl(PR_SET_MM, PR_SET_MM_MAP): no capability is asked for while exe_fd is -1 (kernel/sys.c, prctl_set_mm_map;
+  // tried as an ordinary user on 6.18). Needs CONFIG_CHECKPOINT_RESTORE, which every distribution has.
   Result<void> set_layout() {
     for (const auto* op : operations<diff::SetLayout>()) {
       const std::uint64_t to = RELIVE_TRY(put_layout(op->to));
       const std::uint64_t from = RELIVE_TRY(put_layout(op->from));
-      RELIVE_TRY(steps_.take("prctl PR_SET_MM_MAP", Call{SYS_prctl, {PR_SET_MM, PR_SET_MM_MAP, from, sizeof(prctl_mm_map), 0}},
+      RELIVE_TRY(steps_.take("prctl PR_SET_MM_MAP",
+                             Call{SYS_prctl, {PR_SET_MM, PR_SET_MM_MAP, from, sizeof(prctl_mm_map), 0}},
                              {SYS_prctl, {PR_SET_MM, PR_SET_MM_MAP, to, sizeof(prctl_mm_map), 0}}));
     }
     return {};
@@ -456,27 +495,32 @@ class MemoryWork {
 
   // Writing behind the end of a file, or into a hole of a full file system, is a SIGBUS: asked for here as an error.
   Result<void> probe_files() {
-    return for_each_part(plan_.pieces, contents_.written(), [&](const MemoryPiece& piece, AddressRange part) -> Result<void> {
-      const Mapping& wanted = *piece.wanted;
-      if (!wanted.has_object() || wanted.source == MappingSource::shared_anonymous) return {};
-      const std::uint64_t reaches = wanted.offset + (part.end - wanted.range.begin);
-      if (!wanted.shared && reaches <= held_bytes(wanted)) return {};
-      std::uint64_t begin = part.begin;
-      if (const Made* made = piece.kept ? nullptr : find_made(part)) begin = made->place + (part.begin - made->make->mapping.range.begin);
-      const auto what = fmt::format("is {} long enough for {}", wanted.name, at_text(part));
-      return steps_.take(what, std::nullopt, {SYS_madvise, {begin, part.size(), number(wanted.shared ? kPopulateWrite : kPopulateRead)}});
-    });
+    return for_each_part(
+        plan_.pieces, contents_.written(), [&](const MemoryPiece& piece, AddressRange part) -> Result<void> {
+          const Mapping& wanted = *piece.wanted;
+          if (!wanted.has_object() || wanted.source == MappingSource::shared_anonymous) return {};
+          const std::uint64_t reaches = wanted.offset + (part.end - wanted.range.begin);
+          if (!wanted.shared && reaches <= held_bytes(wanted)) return {};
+          std::uint64_t begin = part.begin;
+          if (const Made* made = piece.kept ? nullptr : find_made(part))
+            begin = made->place + (part.begin - made->make->mapping.range.begin);
+          const auto what = fmt::format("is {} long enough for {}", wanted.name, at_text(part));
+          return steps_.take(
+              what, std::nullopt,
+              {SYS_madvise, {begin, part.size(), number(wanted.shared ? kPopulateWrite : kPopulateRead)}});
+        });
   }
 
   // How much of a held file can be mapped, in whole pages; 0 if it is not held.
   std::uint64_t held_bytes(const Mapping& mapping) {
     if (hold_keys_.empty()) {
       for (const auto& piece : plan_.pieces) {
-        if (piece.wanted != nullptr && piece.wanted->has_object()) hold_keys_.try_emplace(file_key(*piece.wanted), piece.wanted->range.begin);
+        if (piece.wanted != nullptr && piece.wanted->has_object())
+          hold_keys_.try_emplace(file_key(*piece.wanted), piece.wanted->range.begin);
       }
     }
     const auto held = workshop_.holds.mapped_files.find(hold_keys_.at(file_key(mapping)));
-    struct stat seen {};
+    struct stat seen{};
     if (held == workshop_.holds.mapped_files.end() || ::fstat(held->second.get(), &seen) != 0) return 0;
     return page_ceil(static_cast<std::uint64_t>(seen.st_size));
   }
@@ -490,54 +534,72 @@ class MemoryWork {
 
   Result<void> commit_contents(const SlotAddress& address_in_task) {
     // Zeros first: one object may be mapped twice, and be known by one of the two mappings only.
-    RELIVE_TRY(for_each_part(plan_.pieces, contents_.zeros(), [&](const MemoryPiece& piece, AddressRange part) -> Result<void> {
-      if (piece.wanted->source == MappingSource::shared_anonymous && !piece.wanted->marks.locked) {
-        advise("MADV_REMOVE", part, MADV_REMOVE, Program::OnError::stop);
-      } else {
-        workshop_.commit.add(fmt::format("zero {}", at_text(part)), wire::Kind::fill_zero, {part.begin, part.size()});
-      }
-      return {};
-    }));
+    RELIVE_TRY(for_each_part(
+        plan_.pieces, contents_.zeros(), [&](const MemoryPiece& piece, AddressRange part) -> Result<void> {
+          if (piece.wanted->source == MappingSource::shared_anonymous && !piece.wanted->marks.locked) {
+            advise("MADV_REMOVE", part, MADV_REMOVE, Program::OnError::stop);
+          } else {
+            workshop_.commit.add(fmt::format("zero {}", at_text(part)), wire::Kind::fill_zero,
+                                 {part.begin, part.size()});
+          }
+          return {};
+        }));
     std::vector<wire::CopyRun> runs;
     runs.reserve(contents_.pages().copies.size());
-    for (const auto& copy : contents_.pages().copies) runs.push_back({copy.to, address_in_task(copy.from).value, copy.pages * kPageSize});
+    for (const auto& copy : contents_.pages().copies)
+      runs.push_back({copy.to, address_in_task(copy.from).value, copy.pages * kPageSize});
     if (!runs.empty()) {
       const auto address = RELIVE_TRY(workshop_.visit.arena().put(std::as_bytes(std::span(runs))));
-      workshop_.commit.add(fmt::format("copy {} runs of pages", runs.size()), wire::Kind::copy_runs, {address.value, runs.size()});
+      workshop_.commit.add(fmt::format("copy {} runs of pages", runs.size()), wire::Kind::copy_runs,
+                           {address.value, runs.size()});
     }
-    RELIVE_TRY(for_each_part(plan_.pieces, contents_.drops(), [&](const MemoryPiece& piece, AddressRange part) -> Result<void> {
-      if (piece.wanted->shared) return {};  // a file of others: what was not stored was not the task's
-      if (piece.wanted->marks.locked) {
-        advise("MADV_DONTNEED_LOCKED", part, kDontNeedLocked, Program::OnError::stop);
-        if (!piece.wanted->marks.lock_on_fault) relock_.push_back(part);
-      } else {
-        advise("MADV_DONTNEED", part, MADV_DONTNEED, Program::OnError::stop);
-      }
-      return {};
-    }));
-    for (const auto* op : operations<diff::DropRange>()) advise("MADV_DONTNEED", op->range, MADV_DONTNEED, Program::OnError::go_on);
+    RELIVE_TRY(for_each_part(plan_.pieces, contents_.drops(),
+                             [&](const MemoryPiece& piece, AddressRange part) -> Result<void> {
+                               if (piece.wanted->shared)
+                                 return {};  // a file of others: what was not stored was not the task's
+                               if (piece.wanted->marks.locked) {
+                                 advise("MADV_DONTNEED_LOCKED", part, kDontNeedLocked, Program::OnError::stop);
+                                 if (!piece.wanted->marks.lock_on_fault) relock_.push_back(part);
+                               } else {
+                                 advise("MADV_DONTNEED", part, MADV_DONTNEED, Program::OnError::stop);
+                               }
+                               return {};
+                             }));
+    for (const auto* op : operations<diff::DropRange>())
+      advise("MADV_DONTNEED", op->range, MADV_DONTNEED, Program::OnError::go_on);
     // Locked memory is present.
     for (const auto& range : relock_) {
-      workshop_.commit.syscall(fmt::format("mlock {}", at_text(range)), SYS_mlock, {range.begin, range.size()}, Program::OnError::go_on);
+      workshop_.commit.syscall(fmt::format("mlock {}", at_text(range)), SYS_mlock, {range.begin, range.size()},
+                               Program::OnError::go_on);
     }
     return {};
   }
 
   void advise(std::string_view what, AddressRange range, int advice, Program::OnError on_error) {
-    workshop_.commit.syscall(fmt::format("{} {}", what, at_text(range)), SYS_madvise, {range.begin, range.size(), number(advice)}, on_error);
+    workshop_.commit.syscall(fmt::format("{} {}", what, at_text(range)), SYS_madvise,
+                             {range.begin, range.size(), number(advice)}, on_error);
   }
 
   static int advice(const MarkRange& op) {
     switch (op.mark) {
-      case Mark::dont_fork: return op.on ? MADV_DONTFORK : MADV_DOFORK;
-      case Mark::dont_dump: return op.on ? MADV_DONTDUMP : MADV_DODUMP;
-      case Mark::wipe_on_fork: return op.on ? MADV_WIPEONFORK : MADV_KEEPONFORK;
-      case Mark::mergeable: return op.on ? MADV_MERGEABLE : MADV_UNMERGEABLE;
-      case Mark::huge_page: return MADV_HUGEPAGE;
-      case Mark::no_huge_page: return MADV_NOHUGEPAGE;
-      case Mark::sequential: return op.on ? MADV_SEQUENTIAL : MADV_NORMAL;
-      case Mark::random: return op.on ? MADV_RANDOM : MADV_NORMAL;
-      case Mark::sealed: break;
+      case Mark::dont_fork:
+        return op.on ? MADV_DONTFORK : MADV_DOFORK;
+      case Mark::dont_dump:
+        return op.on ? MADV_DONTDUMP : MADV_DODUMP;
+      case Mark::wipe_on_fork:
+        return op.on ? MADV_WIPEONFORK : MADV_KEEPONFORK;
+      case Mark::mergeable:
+        return op.on ? MADV_MERGEABLE : MADV_UNMERGEABLE;
+      case Mark::huge_page:
+        return MADV_HUGEPAGE;
+      case Mark::no_huge_page:
+        return MADV_NOHUGEPAGE;
+      case Mark::sequential:
+        return op.on ? MADV_SEQUENTIAL : MADV_NORMAL;
+      case Mark::random:
+        return op.on ? MADV_RANDOM : MADV_NORMAL;
+      case Mark::sealed:
+        break;
     }
     return MADV_NORMAL;
   }
@@ -547,14 +609,18 @@ class MemoryWork {
     for (const auto* op : operations<diff::NameRange>()) {
       std::uint64_t name = 0;
       if (!op->name.empty()) {
-        name = RELIVE_TRY(workshop_.visit.arena().put(std::as_bytes(std::span(op->name.c_str(), op->name.size() + 1)))).value;
+        name = RELIVE_TRY(workshop_.visit.arena().put(std::as_bytes(std::span(op->name.c_str(), op->name.size() + 1))))
+                   .value;
       }
-      workshop_.commit.syscall(fmt::format("name {}", at_text(op->range)), SYS_prctl, {kSetVma, 0, op->range.begin, op->range.size(), name}, Program::OnError::go_on);
+      workshop_.commit.syscall(fmt::format("name {}", at_text(op->range)), SYS_prctl,
+                               {kSetVma, 0, op->range.begin, op->range.size(), name}, Program::OnError::go_on);
     }
-    for (const auto& op : restated_marks(plan_.pieces, barriers())) advise("madvise", op.range, advice(op), Program::OnError::go_on);
+    for (const auto& op : restated_marks(plan_.pieces, barriers()))
+      advise("madvise", op.range, advice(op), Program::OnError::go_on);
     for (const auto* op : operations<MarkRange>()) {
       if (op->mark == Mark::sealed) {
-        workshop_.commit.syscall(fmt::format("mseal {}", at_text(op->range)), kSysMseal, {op->range.begin, op->range.size(), 0}, Program::OnError::go_on);
+        workshop_.commit.syscall(fmt::format("mseal {}", at_text(op->range)), kSysMseal,
+                                 {op->range.begin, op->range.size(), 0}, Program::OnError::go_on);
       }
     }
     return {};
@@ -566,7 +632,8 @@ class MemoryWork {
     for (const auto& piece : plan_.pieces) {
       if (piece.wanted == nullptr) continue;
       const Mapping& wanted = *piece.wanted;
-      if (wanted.source == MappingSource::kernel || wanted.source == MappingSource::device || wanted.marks.droppable) ranges.push_back(piece.range);
+      if (wanted.source == MappingSource::kernel || wanted.source == MappingSource::device || wanted.marks.droppable)
+        ranges.push_back(piece.range);
     }
     return tracking::normalize(std::move(ranges));
   }
@@ -577,15 +644,17 @@ class MemoryWork {
   Steps steps_;
   std::vector<Made> made_;
   std::vector<Rights> final_rights_;
-  std::map<std::uint64_t, RemoteFd> given_;                                        // by hold key
-  std::map<std::pair<std::uint64_t, std::uint64_t>, std::uint64_t> objects_;       // device and inode -> where the new one is mapped
-  std::map<FileKey, std::uint64_t> hold_keys_;                                     // as model::hold_key
-  Ranges relock_;  // to be brought in by the commit
+  std::map<std::uint64_t, RemoteFd> given_;  // by hold key
+  std::map<std::pair<std::uint64_t, std::uint64_t>, std::uint64_t>
+      objects_;                                 // device and inode -> where the new one is mapped
+  std::map<FileKey, std::uint64_t> hold_keys_;  // as model::hold_key
+  Ranges relock_;                               // to be brought in by the commit
 };
 
 }  // namespace
 
-Result<void> prepare_memory(Workshop& workshop, const MemoryPlan& plan, const tracking::PagePlan& pages, const SlotAddress& address_in_task) {
+Result<void> prepare_memory(Workshop& workshop, const MemoryPlan& plan, const tracking::PagePlan& pages,
+                            const SlotAddress& address_in_task) {
   MemoryWork work(workshop, plan, pages);
   RELIVE_TRY(with_context(work.prepare(), "preparing memory"));
   return with_context(work.commit(address_in_task), "preparing memory");

@@ -10,8 +10,8 @@
 
 #include <algorithm>
 #include <charconv>
-#include <filesystem>
 #include <cstring>
+#include <filesystem>
 #include <optional>
 
 #include "task/procfs.h"
@@ -104,15 +104,15 @@ Result<void> append(std::vector<Mapping>& mappings, Mapping mapping, std::string
 void set_mark(MappingMarks& marks, std::string_view flag) {
   struct Flag {
     std::string_view letters;
-    bool MappingMarks::*mark;
+    bool MappingMarks::* mark;
   };
   static constexpr Flag flags[] = {
-      {"dc", &MappingMarks::dont_fork},    {"dd", &MappingMarks::dont_dump},     {"wf", &MappingMarks::wipe_on_fork},
-      {"mg", &MappingMarks::mergeable},    {"hg", &MappingMarks::huge_page},     {"nh", &MappingMarks::no_huge_page},
-      {"sr", &MappingMarks::sequential},   {"rr", &MappingMarks::random},        {"lo", &MappingMarks::locked},
-      {"lf", &MappingMarks::lock_on_fault}, {"gd", &MappingMarks::grows_down},   {"nr", &MappingMarks::no_reserve},
-      {"sl", &MappingMarks::sealed},       {"ht", &MappingMarks::huge_tlb},      {"dp", &MappingMarks::droppable},
-      {"ss", &MappingMarks::shadow_stack}, {"io", &MappingMarks::io},            {"pf", &MappingMarks::io},
+      {"dc", &MappingMarks::dont_fork},     {"dd", &MappingMarks::dont_dump},  {"wf", &MappingMarks::wipe_on_fork},
+      {"mg", &MappingMarks::mergeable},     {"hg", &MappingMarks::huge_page},  {"nh", &MappingMarks::no_huge_page},
+      {"sr", &MappingMarks::sequential},    {"rr", &MappingMarks::random},     {"lo", &MappingMarks::locked},
+      {"lf", &MappingMarks::lock_on_fault}, {"gd", &MappingMarks::grows_down}, {"nr", &MappingMarks::no_reserve},
+      {"sl", &MappingMarks::sealed},        {"ht", &MappingMarks::huge_tlb},   {"dp", &MappingMarks::droppable},
+      {"ss", &MappingMarks::shadow_stack},  {"io", &MappingMarks::io},         {"pf", &MappingMarks::io},
       {"mw", &MappingMarks::may_write},
   };
   for (const auto& known : flags) {
@@ -152,8 +152,8 @@ Result<model::MemoryLayout> read_layout(parasite::Visit& visit) {
   return layout;
 }
 
-// The identity by which the kernel names a file in a maps text. It is not always what fstat(2) says: below overlayfs and
-// btrfs the devices differ. So where they do, the file is mapped and looked up.
+// The identity by which the kernel names a file in a maps text. It is not always what fstat(2) says: below overlayfs
+// and btrfs the devices differ. So where they do, the file is mapped and looked up.
 Result<model::Mapping> identity_when_mapped(int fd) {
   void* page = ::mmap(nullptr, kPageSize, PROT_NONE, MAP_PRIVATE, fd, 0);
   if (page == MAP_FAILED) return fail_errno("mmap", "a file to be identified");
@@ -161,13 +161,14 @@ Result<model::Mapping> identity_when_mapped(int fd) {
   ::munmap(page, kPageSize);
   const auto mappings = RELIVE_TRY(parse_maps(RELIVE_TRY(text)));
   const auto address = reinterpret_cast<std::uint64_t>(page);
-  const auto found = std::ranges::find_if(mappings, [&](const Mapping& mapping) { return mapping.range.contains(address); });
+  const auto found =
+      std::ranges::find_if(mappings, [&](const Mapping& mapping) { return mapping.range.contains(address); });
   if (found == mappings.end()) return fail(ErrorKind::system, "a mapping of ours is not in our maps text");
   return *found;
 }
 
 Result<bool> is_file_of(int fd, const Mapping& mapping) {
-  struct stat seen {};
+  struct stat seen{};
   if (::fstat(fd, &seen) != 0) return fail_errno("fstat", mapping.name);
   if (seen.st_ino == mapping.inode && seen.st_dev == mapping.device) return true;
   if (!S_ISREG(seen.st_mode)) return false;
@@ -187,7 +188,9 @@ std::string unescaped(std::string_view name) {
   return path;
 }
 
-int open_flags(const Mapping& mapping) { return (model::needs_writable_file(mapping) ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NOCTTY; }
+int open_flags(const Mapping& mapping) {
+  return (model::needs_writable_file(mapping) ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NOCTTY;
+}
 
 // An open file of the task's own that is the mapping's object: a memfd or a deleted file that it still has open.
 std::optional<UniqueFd> borrow_own_descriptor(parasite::Visit& visit, const Mapping& mapping) {
@@ -199,8 +202,10 @@ std::optional<UniqueFd> borrow_own_descriptor(parasite::Visit& visit, const Mapp
     const auto number = take_number<int>(digits, 10);
     if (!number) continue;
     auto borrowed = visit.task().borrow(model::RemoteFd{*number});
-    struct stat seen {};
-    if (!borrowed || ::fstat(borrowed->get(), &seen) != 0 || seen.st_ino != mapping.inode || seen.st_dev != mapping.device) continue;
+    struct stat seen{};
+    if (!borrowed || ::fstat(borrowed->get(), &seen) != 0 || seen.st_ino != mapping.inode ||
+        seen.st_dev != mapping.device)
+      continue;
     const int mode = ::fcntl(borrowed->get(), F_GETFL) & O_ACCMODE;
     if (mode == O_RDWR || (mode == O_RDONLY && !model::needs_writable_file(mapping))) return std::move(*borrowed);
   }
@@ -208,7 +213,8 @@ std::optional<UniqueFd> borrow_own_descriptor(parasite::Visit& visit, const Mapp
 }
 
 std::optional<UniqueFd> hold_file(parasite::Visit& visit, const Mapping& mapping) {
-  const auto link = fmt::format("/proc/{}/map_files/{:x}-{:x}", visit.task().pid().value, mapping.range.begin, mapping.range.end);
+  const auto link =
+      fmt::format("/proc/{}/map_files/{:x}-{:x}", visit.task().pid().value, mapping.range.begin, mapping.range.end);
   if (UniqueFd fd(::open(link.c_str(), open_flags(mapping))); fd.valid()) return fd;
   if (mapping.source == MappingSource::file) {
     if (auto fd = open_mapped_file(visit.task().pid(), mapping)) return std::move(*fd);
@@ -229,13 +235,15 @@ MappingSource classify(std::string_view name, std::uint64_t inode, bool shared) 
     if (name == kernel) return MappingSource::kernel;
   }
   if (name.starts_with("[anon_shmem:")) return MappingSource::shared_anonymous;
-  if (name.empty() || name.starts_with('[')) return inode == 0 && !shared ? MappingSource::anonymous : MappingSource::device;
+  if (name.empty() || name.starts_with('['))
+    return inode == 0 && !shared ? MappingSource::anonymous : MappingSource::device;
   if (!name.starts_with('/')) return MappingSource::device;  // anon_inode:[io_uring], socket:[123]
   if (name.starts_with("/[aio]")) return MappingSource::device;
   if (name == "/dev/zero (deleted)") return MappingSource::shared_anonymous;
   if (name.starts_with("/memfd:")) return MappingSource::memfd;
   if (name.starts_with("/SYSV") && name.ends_with(deleted)) return MappingSource::sysv;
-  if (name.starts_with("/dev/") && !name.starts_with("/dev/shm/") && !name.starts_with("/dev/hugepages/")) return MappingSource::device;
+  if (name.starts_with("/dev/") && !name.starts_with("/dev/shm/") && !name.starts_with("/dev/hugepages/"))
+    return MappingSource::device;
   return name.ends_with(deleted) ? MappingSource::deleted_file : MappingSource::file;
 }
 
@@ -267,13 +275,14 @@ Result<model::MemoryLayout> parse_layout(std::string_view stat_text) {
   model::MemoryLayout layout;
   struct Field {
     int number;
-    std::uint64_t model::MemoryLayout::*value;
+    std::uint64_t model::MemoryLayout::* value;
   };
   static constexpr Field fields[] = {
-      {26, &model::MemoryLayout::start_code}, {27, &model::MemoryLayout::end_code},  {28, &model::MemoryLayout::start_stack},
-      {45, &model::MemoryLayout::start_data}, {46, &model::MemoryLayout::end_data},  {47, &model::MemoryLayout::start_brk},
-      {48, &model::MemoryLayout::arg_start},  {49, &model::MemoryLayout::arg_end},   {50, &model::MemoryLayout::env_start},
-      {51, &model::MemoryLayout::env_end},
+      {26, &model::MemoryLayout::start_code},  {27, &model::MemoryLayout::end_code},
+      {28, &model::MemoryLayout::start_stack}, {45, &model::MemoryLayout::start_data},
+      {46, &model::MemoryLayout::end_data},    {47, &model::MemoryLayout::start_brk},
+      {48, &model::MemoryLayout::arg_start},   {49, &model::MemoryLayout::arg_end},
+      {50, &model::MemoryLayout::env_start},   {51, &model::MemoryLayout::env_end},
   };
   for (const auto& field : fields) {
     std::string_view text = RELIVE_TRY(task::stat_field(stat_text, field.number));
@@ -286,7 +295,8 @@ Result<model::MemoryLayout> parse_layout(std::string_view stat_text) {
 
 std::vector<Mapping> without(std::vector<Mapping> mappings, const std::vector<AddressRange>& ranges) {
   for (const auto& range : ranges) {
-    const bool touched = std::ranges::any_of(mappings, [&](const Mapping& mapping) { return mapping.range.overlaps(range); });
+    const bool touched =
+        std::ranges::any_of(mappings, [&](const Mapping& mapping) { return mapping.range.overlaps(range); });
     if (!touched) continue;
     std::vector<Mapping> kept;
     kept.reserve(mappings.size());
@@ -336,15 +346,16 @@ Result<model::Memory> read_memory(parasite::Visit& visit) {
   return memory;
 }
 
-Result<model::Memory> read_memory_again(parasite::Visit& visit, const model::Memory& before, std::string_view before_text,
-                                        std::string_view maps_text) {
+Result<model::Memory> read_memory_again(parasite::Visit& visit, const model::Memory& before,
+                                        std::string_view before_text, std::string_view maps_text) {
   const std::uint64_t locked = RELIVE_TRY(locked_bytes(visit.task().pid()));
   if (locked != 0 || before.locked_bytes != 0) return read_memory(visit);
   model::Memory memory;
   memory.layout = RELIVE_TRY(read_layout(visit));
-  memory.mappings = maps_text == before_text
-                        ? before.mappings
-                        : carry_marks(without(RELIVE_TRY(parse_maps(maps_text)), visit.session().own_ranges()), before.mappings);
+  memory.mappings =
+      maps_text == before_text
+          ? before.mappings
+          : carry_marks(without(RELIVE_TRY(parse_maps(maps_text)), visit.session().own_ranges()), before.mappings);
   return memory;
 }
 
@@ -352,7 +363,8 @@ Result<UniqueFd> open_mapped_file(model::Pid pid, const Mapping& mapping) {
   const auto path = fmt::format("/proc/{}/root{}", pid.value, unescaped(mapping.name));
   UniqueFd fd(::open(path.c_str(), open_flags(mapping) | O_NONBLOCK));
   if (!fd.valid()) {
-    return fail(ErrorKind::refused, fmt::format("{} is mapped in the snapshot and cannot be opened: {}", mapping.name, ::strerror(errno)));
+    return fail(ErrorKind::refused,
+                fmt::format("{} is mapped in the snapshot and cannot be opened: {}", mapping.name, ::strerror(errno)));
   }
   if (!RELIVE_TRY(is_file_of(fd.get(), mapping))) {
     return fail(ErrorKind::refused, fmt::format("{} is mapped in the snapshot and is another file now", mapping.name));

@@ -1,14 +1,16 @@
 // Reading an address space.
 //
 // Two sources. /proc/PID/maps is cheap (20 us for a small process, 225 us for 1,000 mappings) and tells ranges,
-// protections and objects. /proc/PID/smaps tells the marks too (madvise, mlock, mseal), but walks the page tables: 8.4 ms
-// for 1 GiB of 4 KiB pages, 11 ms for 1,000 mappings (measured, Linux 6.18). So a snapshot reads smaps, and a rollback
-// reads maps and carries the marks over from the snapshot where a mapping's object is the same (read_memory_again).
+// protections and objects. /proc/PID/smaps tells the marks too (madvise, mlock, mseal), but walks the page tables: 8.4
+// ms for 1 GiB of 4 KiB pages, 11 ms for 1,000 mappings (measured, Linux 6.18). So a snapshot reads smaps, and a
+// rollback reads maps and carries the marks over from the snapshot where a mapping's object is the same
+// (read_memory_again).
 //
 // What carrying cannot see is mended by apply/memory, which states the wanted marks anew with madvise(2) on every
-// rollback (0.4 us a call, one call for many mappings). Three things stay unseen: a MADV_HUGEPAGE or MADV_NOHUGEPAGE put on
-// a mapping that had neither in the snapshot (no call takes them off again); anonymous memory mapped anew in the very same
-// place with the other choice of MAP_NORESERVE; and mlockall(MCL_FUTURE), which the kernel tells nobody. Locks are counted in VmLck: where a task holds any, now or then, smaps is read.
+// rollback (0.4 us a call, one call for many mappings). Three things stay unseen: a MADV_HUGEPAGE or MADV_NOHUGEPAGE
+// put on a mapping that had neither in the snapshot (no call takes them off again); anonymous memory mapped anew in the
+// very same place with the other choice of MAP_NORESERVE; and mlockall(MCL_FUTURE), which the kernel tells nobody.
+// Locks are counted in VmLck: where a task holds any, now or then, smaps is read.
 #pragma once
 
 #include <string>
@@ -39,7 +41,8 @@ std::vector<model::Mapping> without(std::vector<model::Mapping> mappings, const 
 
 // `mappings` (read without marks), cut at the borders of `before`; each piece whose object is the same as before takes
 // its marks and protection key from there.
-std::vector<model::Mapping> carry_marks(std::vector<model::Mapping> mappings, const std::vector<model::Mapping>& before);
+std::vector<model::Mapping> carry_marks(std::vector<model::Mapping> mappings,
+                                        const std::vector<model::Mapping>& before);
 
 // The text of /proc/PID/maps. Byte-equal texts: nothing was mapped, unmapped, protected, moved or split in between.
 Result<std::string> read_maps(parasite::Visit& visit);
@@ -49,16 +52,17 @@ Result<model::Memory> read_memory(parasite::Visit& visit);
 
 // Everything but the marks, which are carried over from `before`. `maps_text` is what read_maps() has just given; where
 // it equals `before_text` (the text that belongs to `before`) it is not parsed.
-Result<model::Memory> read_memory_again(parasite::Visit& visit, const model::Memory& before, std::string_view before_text,
-                                        std::string_view maps_text);
+Result<model::Memory> read_memory_again(parasite::Visit& visit, const model::Memory& before,
+                                        std::string_view before_text, std::string_view maps_text);
 
 // Takes references of our own to the files that `memory` maps, one per file (model::hold_key): through
-// /proc/PID/map_files where this user may (CAP_CHECKPOINT_RESTORE), else by path, taken only if it is the very file, else
-// from the task's own descriptors. What cannot be held is left out: it is refused by name when a rollback needs it.
+// /proc/PID/map_files where this user may (CAP_CHECKPOINT_RESTORE), else by path, taken only if it is the very file,
+// else from the task's own descriptors. What cannot be held is left out: it is refused by name when a rollback needs
+// it.
 Result<void> hold_mapped_files(parasite::Visit& visit, const model::Memory& memory, Holds& holds);
 
-// Opens the file that `mapping` of the task maps, by its path as the task sees it. ErrorKind::refused where the path now names another
-// file, or none.
+// Opens the file that `mapping` of the task maps, by its path as the task sees it. ErrorKind::refused where the path
+// now names another file, or none.
 Result<UniqueFd> open_mapped_file(model::Pid pid, const model::Mapping& mapping);
 
 }  // namespace relive::capture

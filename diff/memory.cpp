@@ -15,17 +15,20 @@ using model::MappingMarks;
 using model::MappingSource;
 using model::Memory;
 
-std::string range_text(AddressRange range) { return fmt::format("{:x}-{:x} {}", range.begin, range.end, model::size_text(range.size())); }
+std::string range_text(AddressRange range) {
+  return fmt::format("{:x}-{:x} {}", range.begin, range.end, model::size_text(range.size()));
+}
 
 std::string protection_text(int protection) {
-  return {(protection & PROT_READ) != 0 ? 'r' : '-', (protection & PROT_WRITE) != 0 ? 'w' : '-', (protection & PROT_EXEC) != 0 ? 'x' : '-'};
+  return {(protection & PROT_READ) != 0 ? 'r' : '-', (protection & PROT_WRITE) != 0 ? 'w' : '-',
+          (protection & PROT_EXEC) != 0 ? 'x' : '-'};
 }
 
 std::string object_text(const Mapping& mapping) { return "mapping " + model::mapping_text(mapping); }
 
 struct MarkName {
   Mark mark;
-  bool MappingMarks::*value;
+  bool MappingMarks::* value;
   std::string_view name;
 };
 
@@ -45,13 +48,18 @@ const MarkName& mark_name(Mark mark) {
   return *std::ranges::find_if(kMarks, [&](const MarkName& known) { return known.mark == mark; });
 }
 
-Lock lock_of(const MappingMarks& marks) { return !marks.locked ? Lock::none : marks.lock_on_fault ? Lock::on_fault : Lock::locked; }
+Lock lock_of(const MappingMarks& marks) {
+  return !marks.locked ? Lock::none : marks.lock_on_fault ? Lock::on_fault : Lock::locked;
+}
 
 std::string_view lock_text(Lock lock) {
   switch (lock) {
-    case Lock::none: return "not locked";
-    case Lock::locked: return "locked";
-    case Lock::on_fault: return "locked on fault";
+    case Lock::none:
+      return "not locked";
+    case Lock::locked:
+      return "locked";
+    case Lock::on_fault:
+      return "locked on fault";
   }
   return "?";
 }
@@ -62,14 +70,17 @@ bool can_be_kept(const Mapping& wanted, const Mapping& living, std::uint64_t add
   if (wanted.source == MappingSource::kernel) return true;
   const MappingMarks& w = wanted.marks;
   const MappingMarks& l = living.marks;
-  if (w.grows_down != l.grows_down || w.no_reserve != l.no_reserve || w.droppable != l.droppable || w.huge_tlb != l.huge_tlb) return false;
+  if (w.grows_down != l.grows_down || w.no_reserve != l.no_reserve || w.droppable != l.droppable ||
+      w.huge_tlb != l.huge_tlb)
+    return false;
   // madvise(2) can turn one of the two on, never both off.
   if (!w.huge_page && !w.no_huge_page && (l.huge_page || l.no_huge_page)) return false;
   return true;
 }
 
 bool has_contents(const Mapping& wanted) {
-  if (wanted.source == MappingSource::kernel || wanted.source == MappingSource::device || wanted.marks.droppable) return false;
+  if (wanted.source == MappingSource::kernel || wanted.source == MappingSource::device || wanted.marks.droppable)
+    return false;
   return wanted.is_private() || wanted.writable || wanted.marks.may_write;
 }
 
@@ -127,11 +138,14 @@ std::string changes_text(const Mapping& wanted, const Mapping& living) {
   std::string changes;
   const auto add_text = [&](std::string what) { changes += (changes.empty() ? "" : ", ") + std::move(what); };
   if (wanted.protection() != living.protection()) {
-    add_text(fmt::format("protection {} -> {}", protection_text(wanted.protection()), protection_text(living.protection())));
+    add_text(
+        fmt::format("protection {} -> {}", protection_text(wanted.protection()), protection_text(living.protection())));
   }
-  if (wanted.protection_key != living.protection_key) add_text(fmt::format("protection key {} -> {}", wanted.protection_key, living.protection_key));
+  if (wanted.protection_key != living.protection_key)
+    add_text(fmt::format("protection key {} -> {}", wanted.protection_key, living.protection_key));
   for (const auto& known : kMarks) {
-    if (wanted.marks.*known.value != living.marks.*known.value) add_text(fmt::format("{}{}", living.marks.*known.value ? "now " : "no longer ", known.name));
+    if (wanted.marks.*known.value != living.marks.*known.value)
+      add_text(fmt::format("{}{}", living.marks.*known.value ? "now " : "no longer ", known.name));
   }
   if (lock_of(wanted.marks) != lock_of(living.marks)) {
     add_text(fmt::format("{} -> {}", lock_text(lock_of(wanted.marks)), lock_text(lock_of(living.marks))));
@@ -143,13 +157,14 @@ std::string changes_text(const Mapping& wanted, const Mapping& living) {
 }
 
 bool same_shape(const Mapping& a, const Mapping& b) {
-  return a.range.size() == b.range.size() && a.protection() == b.protection() && a.shared == b.shared && a.source == b.source &&
-         a.device == b.device && a.inode == b.inode && a.offset == b.offset;
+  return a.range.size() == b.range.size() && a.protection() == b.protection() && a.shared == b.shared &&
+         a.source == b.source && a.device == b.device && a.inode == b.inode && a.offset == b.offset;
 }
 
 class Storyteller {
  public:
-  Storyteller(const std::vector<MemoryPiece>& pieces, std::vector<Difference>& differences) : pieces_(pieces), differences_(differences) {}
+  Storyteller(const std::vector<MemoryPiece>& pieces, std::vector<Difference>& differences)
+      : pieces_(pieces), differences_(differences) {}
 
   void tell() {
     find_moves();
@@ -178,7 +193,8 @@ class Storyteller {
     for (const auto& piece : pieces_) {
       if (piece.living != nullptr || piece.range != piece.wanted->range) continue;
       const auto fits = [&](const Mapping* mapping) { return same_shape(*mapping, *piece.wanted); };
-      if (std::ranges::count_if(candidates, fits) == 1) moves_.emplace_back(piece.wanted, *std::ranges::find_if(candidates, fits));
+      if (std::ranges::count_if(candidates, fits) == 1)
+        moves_.emplace_back(piece.wanted, *std::ranges::find_if(candidates, fits));
     }
   }
 
@@ -191,7 +207,9 @@ class Storyteller {
 
   // The same thing happened to the mapping before: one line for both.
   bool continues_last(const MemoryPiece& piece, const std::string& changes) {
-    if (!last_ || last_->wanted != piece.wanted || last_->range.end != piece.range.begin || differences_.back().text != changes) return false;
+    if (!last_ || last_->wanted != piece.wanted || last_->range.end != piece.range.begin ||
+        differences_.back().text != changes)
+      return false;
     last_->range.end = piece.range.end;
     differences_.back().object = object_text(piece.wanted->cut(last_->range));
     return true;
@@ -200,7 +218,8 @@ class Storyteller {
   void replaced(const MemoryPiece& piece) {
     const Mapping now = piece.living->cut(piece.range);
     note(piece, Sign::changed, piece.wanted->cut(piece.range),
-         fmt::format("replaced since by {} {}", model::permissions_text(now), now.name.empty() ? (now.shared ? "shared anonymous" : "anonymous") : now.name));
+         fmt::format("replaced since by {} {}", model::permissions_text(now),
+                     now.name.empty() ? (now.shared ? "shared anonymous" : "anonymous") : now.name));
   }
 
   void gone(std::size_t index) {
@@ -210,9 +229,11 @@ class Storyteller {
       note(piece, Sign::changed, *piece.wanted, fmt::format("moved since to {:x}", move->second->range.begin));
       return;
     }
-    const bool shrunk = (index > 0 && pieces_[index - 1].kept && lies_in_one(pieces_[index - 1].wanted, piece.wanted)) ||
-                        (index + 1 < pieces_.size() && pieces_[index + 1].kept && lies_in_one(pieces_[index + 1].wanted, piece.wanted));
-    note(piece, Sign::removed, piece.wanted->cut(piece.range), shrunk ? fmt::format("shrunk since by {}", model::size_text(piece.range.size())) : "unmapped since");
+    const bool shrunk =
+        (index > 0 && pieces_[index - 1].kept && lies_in_one(pieces_[index - 1].wanted, piece.wanted)) ||
+        (index + 1 < pieces_.size() && pieces_[index + 1].kept && lies_in_one(pieces_[index + 1].wanted, piece.wanted));
+    note(piece, Sign::removed, piece.wanted->cut(piece.range),
+         shrunk ? fmt::format("shrunk since by {}", model::size_text(piece.range.size())) : "unmapped since");
   }
 
   void born(std::size_t index) {
@@ -220,14 +241,17 @@ class Storyteller {
     const auto move = std::ranges::find(moves_, piece.living, &std::pair<const Mapping*, const Mapping*>::second);
     if (move != moves_.end() && piece.range == piece.living->range) return;  // told where it was
     const auto grown_from = [&](std::size_t other) {
-      return pieces_[other].kept && (lies_in_one(pieces_[other].living, piece.living) ||
-                                     (pieces_[other].living->protection() == piece.living->protection() && !piece.living->has_object() &&
-                                      !pieces_[other].living->has_object() && pieces_[other].living->name == piece.living->name &&
-                                      !piece.living->name.empty()));
+      return pieces_[other].kept &&
+             (lies_in_one(pieces_[other].living, piece.living) ||
+              (pieces_[other].living->protection() == piece.living->protection() && !piece.living->has_object() &&
+               !pieces_[other].living->has_object() && pieces_[other].living->name == piece.living->name &&
+               !piece.living->name.empty()));
     };
-    const bool grown = (index > 0 && pieces_[index - 1].range.end == piece.range.begin && grown_from(index - 1)) ||
-                       (index + 1 < pieces_.size() && pieces_[index + 1].range.begin == piece.range.end && grown_from(index + 1));
-    note(piece, Sign::added, piece.living->cut(piece.range), grown ? fmt::format("grown since by {}", model::size_text(piece.range.size())) : "mapped since");
+    const bool grown =
+        (index > 0 && pieces_[index - 1].range.end == piece.range.begin && grown_from(index - 1)) ||
+        (index + 1 < pieces_.size() && pieces_[index + 1].range.begin == piece.range.end && grown_from(index + 1));
+    note(piece, Sign::added, piece.living->cut(piece.range),
+         grown ? fmt::format("grown since by {}", model::size_text(piece.range.size())) : "mapped since");
   }
 
   void note(const MemoryPiece& piece, Sign sign, const Mapping& what, std::string text) {
@@ -251,25 +275,32 @@ class Judge {
     const Mapping* wanted = piece.wanted;
     const Mapping* living = piece.living;
     if (piece.kept) {
-      if (living->marks.sealed && (!wanted->marks.sealed || wanted->protection() != living->protection())) refuse_sealed(*living);
+      if (living->marks.sealed && (!wanted->marks.sealed || wanted->protection() != living->protection()))
+        refuse_sealed(*living);
       return;
     }
-    if ((wanted != nullptr && wanted->source == MappingSource::kernel) || (living != nullptr && living->source == MappingSource::kernel)) {
+    if ((wanted != nullptr && wanted->source == MappingSource::kernel) ||
+        (living != nullptr && living->source == MappingSource::kernel)) {
       const Mapping& mapping = wanted != nullptr && wanted->source == MappingSource::kernel ? *wanted : *living;
-      refuse(mapping, "the kernel's own mappings have changed", "the task has moved or unmapped its vDSO, or was replaced by execve(2)");
+      refuse(mapping, "the kernel's own mappings have changed",
+             "the task has moved or unmapped its vDSO, or was replaced by execve(2)");
     }
     if (living != nullptr && living->marks.sealed) refuse_sealed(*living);
-    if (living != nullptr && living->marks.huge_tlb && piece.range != living->range) refuse(*living, "a part of a hugetlb mapping would have to go", "");
+    if (living != nullptr && living->marks.huge_tlb && piece.range != living->range)
+      refuse(*living, "a part of a hugetlb mapping would have to go", "");
     if (wanted != nullptr && wanted->source == MappingSource::sysv) {
       refuse(*wanted, "System V shared memory that was detached since cannot be attached again", "");
     }
     if (wanted != nullptr && wanted->protection_key != 0) {
-      refuse(*wanted, fmt::format("memory under protection key {} would have to be made anew", wanted->protection_key), "");
+      refuse(*wanted, fmt::format("memory under protection key {} would have to be made anew", wanted->protection_key),
+             "");
     }
   }
 
  private:
-  void refuse_sealed(const Mapping& mapping) { refuse(mapping, "it is sealed (mseal(2)) and would have to change", ""); }
+  void refuse_sealed(const Mapping& mapping) {
+    refuse(mapping, "it is sealed (mseal(2)) and would have to change", "");
+  }
 
   void refuse(const Mapping& mapping, std::string reason, std::string hint) {
     Refusal refusal{object_text(mapping), std::move(reason), std::move(hint)};
@@ -283,7 +314,8 @@ class Judge {
 
 class Planner {
  public:
-  Planner(const Memory& wanted, const Memory& living, MemoryPlan& plan) : wanted_(wanted), living_(living), plan_(plan) {}
+  Planner(const Memory& wanted, const Memory& living, MemoryPlan& plan)
+      : wanted_(wanted), living_(living), plan_(plan) {}
 
   void plan() {
     for (const auto& piece : plan_.pieces) {
@@ -318,7 +350,8 @@ class Planner {
     if (has_contents(wanted)) add_range(plan_.kept, piece.range);
     if (wanted.marks.droppable) add(drops_, DropRange{piece.range});
     if (wanted.protection() != living.protection() || wanted.protection_key != living.protection_key) {
-      add(protects_, ProtectRange{piece.range, living.protection(), wanted.protection(), living.protection_key, wanted.protection_key});
+      add(protects_, ProtectRange{piece.range, living.protection(), wanted.protection(), living.protection_key,
+                                  wanted.protection_key});
     }
     state_attributes(piece.range, wanted, living.marks, model::given_name(living));
   }
@@ -343,7 +376,9 @@ class Planner {
   bool continues_last(const MakeMapping& next) const {
     if (makes_.empty()) return false;
     const MakeMapping& last = makes_.back();
-    if (last.mapping.range.end != next.mapping.range.begin || last.in_place != next.in_place || last.hold_key != next.hold_key) return false;
+    if (last.mapping.range.end != next.mapping.range.begin || last.in_place != next.in_place ||
+        last.hold_key != next.hold_key)
+      return false;
     if (last.twin != 0 || next.twin != 0) return false;
     return model::merged({last.mapping, next.mapping}).size() == 1;
   }
@@ -351,11 +386,16 @@ class Planner {
   std::uint64_t find_twin(const Mapping& mapping) const {
     if (!mapping.shared) return 0;
     for (const auto& other : living_.mappings) {
-      if (!other.shared || other.source == MappingSource::device || other.device != mapping.device || other.inode != mapping.inode) continue;
+      if (!other.shared || other.source == MappingSource::device || other.device != mapping.device ||
+          other.inode != mapping.inode)
+        continue;
       // A duplicate has the marks of the original; these could not be taken off it.
       if (other.marks.locked || other.marks.sealed || other.marks.no_reserve != mapping.marks.no_reserve) continue;
-      if (!mapping.marks.huge_page && !mapping.marks.no_huge_page && (other.marks.huge_page || other.marks.no_huge_page)) continue;
-      if (other.offset <= mapping.offset && mapping.offset + mapping.range.size() <= other.offset + other.range.size()) {
+      if (!mapping.marks.huge_page && !mapping.marks.no_huge_page &&
+          (other.marks.huge_page || other.marks.no_huge_page))
+        continue;
+      if (other.offset <= mapping.offset &&
+          mapping.offset + mapping.range.size() <= other.offset + other.range.size()) {
         return other.range.begin + (mapping.offset - other.offset);
       }
     }
@@ -392,10 +432,14 @@ void tell_layout(const Memory& wanted, const Memory& living, std::vector<Differe
   const auto& w = wanted.layout;
   const auto& l = living.layout;
   if (w == l) return;
-  if (w.brk != l.brk) differences.push_back({Family::mapping, Sign::changed, "program break", fmt::format("{:x} -> {:x}", w.brk, l.brk), 0});
+  if (w.brk != l.brk)
+    differences.push_back(
+        {Family::mapping, Sign::changed, "program break", fmt::format("{:x} -> {:x}", w.brk, l.brk), 0});
   auto rest = l;
   rest.brk = w.brk;
-  if (rest != w) differences.push_back({Family::mapping, Sign::changed, "memory layout", "code, data, stack, argument or environment borders moved", 0});
+  if (rest != w)
+    differences.push_back({Family::mapping, Sign::changed, "memory layout",
+                           "code, data, stack, argument or environment borders moved", 0});
 }
 
 }  // namespace
@@ -407,15 +451,22 @@ std::string text(const MemoryOperation& operation) {
       return fmt::format("map {}{}", model::mapping_text(op.mapping), op.in_place ? "" : ", over what is there");
     }
     std::string operator()(const ProtectRange& op) const {
-      return fmt::format("protect {}: {} -> {}", range_text(op.range), protection_text(op.from), protection_text(op.to));
+      return fmt::format("protect {}: {} -> {}", range_text(op.range), protection_text(op.from),
+                         protection_text(op.to));
     }
     std::string operator()(const MarkRange& op) const {
       return fmt::format("mark {}: {}{}", range_text(op.range), op.on ? "" : "not ", mark_name(op.mark).name);
     }
-    std::string operator()(const LockRange& op) const { return fmt::format("lock {}: {} -> {}", range_text(op.range), lock_text(op.from), lock_text(op.to)); }
-    std::string operator()(const NameRange& op) const { return fmt::format("name {}: \"{}\"", range_text(op.range), op.name); }
+    std::string operator()(const LockRange& op) const {
+      return fmt::format("lock {}: {} -> {}", range_text(op.range), lock_text(op.from), lock_text(op.to));
+    }
+    std::string operator()(const NameRange& op) const {
+      return fmt::format("name {}: \"{}\"", range_text(op.range), op.name);
+    }
     std::string operator()(const DropRange& op) const { return fmt::format("drop {}", range_text(op.range)); }
-    std::string operator()(const SetLayout& op) const { return fmt::format("set the program break to {:x} and the layout", op.to.brk); }
+    std::string operator()(const SetLayout& op) const {
+      return fmt::format("set the program break to {:x} and the layout", op.to.brk);
+    }
   };
   return std::visit(Speaker{}, operation);
 }
@@ -436,8 +487,11 @@ std::vector<Refusal> unhandled_memory(const Memory& memory) {
   std::vector<Refusal> refusals;
   for (const auto& mapping : memory.mappings) {
     if (mapping.source == MappingSource::kernel) continue;
-    const auto refuse = [&](std::string reason) { refusals.push_back({object_text(mapping), std::move(reason), "a later release may handle it"}); };
-    if (mapping.source == MappingSource::device || mapping.marks.io) refuse("device memory, or a ring shared with the kernel");
+    const auto refuse = [&](std::string reason) {
+      refusals.push_back({object_text(mapping), std::move(reason), "a later release may handle it"});
+    };
+    if (mapping.source == MappingSource::device || mapping.marks.io)
+      refuse("device memory, or a ring shared with the kernel");
     if (mapping.marks.huge_tlb) refuse("hugetlb memory");
     if (mapping.marks.shadow_stack) refuse("a user shadow stack");
   }

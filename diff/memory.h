@@ -2,8 +2,8 @@
 //
 // The two are compared as intervals, not as lines of a maps file: both are cut at all borders of either, so that a
 // mapping that the kernel has split or merged without changing it is no difference. Each piece of the wanted memory is
-// either kept (its mapping's object is in place; protection, marks and pages may differ) or made anew; each piece of the
-// living memory that is neither wanted nor replaced is unmapped.
+// either kept (its mapping's object is in place; protection, marks and pages may differ) or made anew; each piece of
+// the living memory that is neither wanted nor replaced is unmapped.
 #pragma once
 
 #include <cstdint>
@@ -27,9 +27,10 @@ struct UnmapRange {
 // no_reserve, droppable).
 struct MakeMapping {
   model::Mapping mapping;
-  bool in_place = false;        // nothing is mapped there now; else something is, and goes when this comes
-  std::uint64_t hold_key = 0;   // in capture::Holds::mapped_files; for mappings of an object
-  std::uint64_t twin = 0;       // shared: an address of the living memory where the same part of the same object is mapped (0: none)
+  bool in_place = false;       // nothing is mapped there now; else something is, and goes when this comes
+  std::uint64_t hold_key = 0;  // in capture::Holds::mapped_files; for mappings of an object
+  std::uint64_t twin =
+      0;  // shared: an address of the living memory where the same part of the same object is mapped (0: none)
   bool operator==(const MakeMapping&) const = default;
 };
 
@@ -43,7 +44,17 @@ struct ProtectRange {
 };
 
 // What a mark operation states. Access is one of three: on = false makes `sequential` and `random` normal.
-enum class Mark : std::uint8_t { dont_fork, dont_dump, wipe_on_fork, mergeable, huge_page, no_huge_page, sequential, random, sealed };
+enum class Mark : std::uint8_t {
+  dont_fork,
+  dont_dump,
+  wipe_on_fork,
+  mergeable,
+  huge_page,
+  no_huge_page,
+  sequential,
+  random,
+  sealed
+};
 
 struct MarkRange {
   AddressRange range;
@@ -80,7 +91,8 @@ struct SetLayout {  // prctl(PR_SET_MM_MAP)
 };
 
 // In the order of execution: all of a kind in this order, by address within a kind.
-using MemoryOperation = std::variant<UnmapRange, MakeMapping, ProtectRange, NameRange, MarkRange, LockRange, DropRange, SetLayout>;
+using MemoryOperation =
+    std::variant<UnmapRange, MakeMapping, ProtectRange, NameRange, MarkRange, LockRange, DropRange, SetLayout>;
 std::string text(const MemoryOperation& operation);
 
 // A piece of the address space in which neither side has a border.
@@ -96,8 +108,9 @@ struct MemoryPlan {
   std::vector<Refusal> refusals;
   std::vector<MemoryOperation> operations;
 
-  // For tracking::plan_pages: where contents are put back. `kept`: the mapping's object stays. `made`: it is made anew and
-  // starts as its backing. Kernel mappings, devices, droppable memory and shared files that the task may not write are in neither.
+  // For tracking::plan_pages: where contents are put back. `kept`: the mapping's object stays. `made`: it is made anew
+  // and starts as its backing. Kernel mappings, devices, droppable memory and shared files that the task may not write
+  // are in neither.
   tracking::Ranges kept;
   tracking::Ranges made;
 

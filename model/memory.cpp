@@ -14,9 +14,9 @@ MappingSource kind_of_object(MappingSource source) {
 }
 
 bool continues(const Mapping& a, const Mapping& b) {
-  if (a.range.end != b.range.begin || a.protection() != b.protection() || a.shared != b.shared || a.source != b.source ||
-      a.device != b.device || a.inode != b.inode || a.protection_key != b.protection_key || a.marks != b.marks ||
-      given_name(a) != given_name(b)) {
+  if (a.range.end != b.range.begin || a.protection() != b.protection() || a.shared != b.shared ||
+      a.source != b.source || a.device != b.device || a.inode != b.inode || a.protection_key != b.protection_key ||
+      a.marks != b.marks || given_name(a) != given_name(b)) {
     return false;
   }
   if (a.source == MappingSource::kernel) return false;
@@ -24,7 +24,8 @@ bool continues(const Mapping& a, const Mapping& b) {
 }
 
 std::string_view source_text(const Mapping& mapping) {
-  if (!mapping.name.empty()) return mapping.source == MappingSource::shared_anonymous ? "shared anonymous" : std::string_view(mapping.name);
+  if (!mapping.name.empty())
+    return mapping.source == MappingSource::shared_anonymous ? "shared anonymous" : std::string_view(mapping.name);
   return mapping.shared ? "shared anonymous" : "anonymous";
 }
 
@@ -44,7 +45,8 @@ Mapping Mapping::cut(AddressRange part) const {
 }
 
 std::string permissions_text(const Mapping& mapping) {
-  return {mapping.readable ? 'r' : '-', mapping.writable ? 'w' : '-', mapping.executable ? 'x' : '-', mapping.shared ? 's' : 'p'};
+  return {mapping.readable ? 'r' : '-', mapping.writable ? 'w' : '-', mapping.executable ? 'x' : '-',
+          mapping.shared ? 's' : 'p'};
 }
 
 std::string size_text(std::uint64_t bytes) {
@@ -54,14 +56,15 @@ std::string size_text(std::uint64_t bytes) {
 }
 
 std::string mapping_text(const Mapping& mapping) {
-  return fmt::format("{:x}-{:x} {} {} {}", mapping.range.begin, mapping.range.end, permissions_text(mapping), source_text(mapping),
-                     size_text(mapping.range.size()));
+  return fmt::format("{:x}-{:x} {} {} {}", mapping.range.begin, mapping.range.end, permissions_text(mapping),
+                     source_text(mapping), size_text(mapping.range.size()));
 }
 
 std::string_view given_name(const Mapping& mapping) {
   const std::string_view name = mapping.name;
   for (const std::string_view prefix : {std::string_view("[anon:"), std::string_view("[anon_shmem:")}) {
-    if (name.starts_with(prefix) && name.ends_with(']')) return name.substr(prefix.size(), name.size() - prefix.size() - 1);
+    if (name.starts_with(prefix) && name.ends_with(']'))
+      return name.substr(prefix.size(), name.size() - prefix.size() - 1);
   }
   return {};
 }
@@ -88,7 +91,9 @@ std::vector<Mapping> merged(std::vector<Mapping> mappings) {
   return result;
 }
 
-bool needs_writable_file(const Mapping& mapping) { return mapping.shared && (mapping.writable || mapping.marks.may_write); }
+bool needs_writable_file(const Mapping& mapping) {
+  return mapping.shared && (mapping.writable || mapping.marks.may_write);
+}
 
 std::uint64_t hold_key(const Memory& memory, const Mapping& mapping) {
   const auto first = std::ranges::find_if(memory.mappings, [&](const Mapping& other) {

@@ -13,24 +13,24 @@ namespace relive::model {
 
 // Marks that madvise(2), mlock(2), mseal(2) and mmap(2) leave on a mapping; from VmFlags in /proc/PID/smaps (proc(5)).
 struct MappingMarks {
-  bool dont_fork = false;       // dc
-  bool dont_dump = false;       // dd
-  bool wipe_on_fork = false;    // wf
-  bool mergeable = false;       // mg
-  bool huge_page = false;       // hg
-  bool no_huge_page = false;    // nh
-  bool sequential = false;      // sr
-  bool random = false;          // rr
-  bool locked = false;          // lo
-  bool lock_on_fault = false;   // lf
-  bool grows_down = false;      // gd
-  bool no_reserve = false;      // nr
-  bool sealed = false;          // sl
-  bool huge_tlb = false;        // ht
-  bool droppable = false;       // dp
-  bool shadow_stack = false;    // ss
-  bool io = false;              // io or pf: device memory
-  bool may_write = false;       // mw
+  bool dont_fork = false;      // dc
+  bool dont_dump = false;      // dd
+  bool wipe_on_fork = false;   // wf
+  bool mergeable = false;      // mg
+  bool huge_page = false;      // hg
+  bool no_huge_page = false;   // nh
+  bool sequential = false;     // sr
+  bool random = false;         // rr
+  bool locked = false;         // lo
+  bool lock_on_fault = false;  // lf
+  bool grows_down = false;     // gd
+  bool no_reserve = false;     // nr
+  bool sealed = false;         // sl
+  bool huge_tlb = false;       // ht
+  bool droppable = false;      // dp
+  bool shadow_stack = false;   // ss
+  bool io = false;             // io or pf: device memory
+  bool may_write = false;      // mw
   bool operator==(const MappingMarks&) const = default;
 };
 
@@ -95,8 +95,8 @@ std::string mapping_text(const Mapping& mapping);
 // "132 KiB", "2 MiB": exact.
 std::string size_text(std::uint64_t bytes);
 
-// The anonymous name that prctl(PR_SET_VMA_ANON_NAME) gave ("[anon:NAME]", "[anon_shmem:NAME]"), or empty. "[heap]" and "[stack]" are no names:
-// the kernel derives them from the layout.
+// The anonymous name that prctl(PR_SET_VMA_ANON_NAME) gave ("[anon:NAME]", "[anon_shmem:NAME]"), or empty. "[heap]" and
+// "[stack]" are no names: the kernel derives them from the layout.
 std::string_view given_name(const Mapping& mapping);
 
 // Are both parts of one object at `address`? For anonymous private memory: could be (nothing tells two apart).

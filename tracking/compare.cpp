@@ -15,7 +15,9 @@ constexpr std::uint64_t kBitmapBytes = kPagesAtOnce / 8;
 constexpr Slot kZeros = ~Slot{0};  // stands for a page of zeros
 
 // Can the parasite read it with the task's own rights?
-bool readable_inside(const model::Mapping& mapping) { return (mapping.readable || mapping.writable) && mapping.protection_key == 0; }
+bool readable_inside(const model::Mapping& mapping) {
+  return (mapping.readable || mapping.writable) && mapping.protection_key == 0;
+}
 
 struct Pair {
   std::uint64_t living = 0;
@@ -39,7 +41,9 @@ class InsideComparison {
     for (Pair pair : pairs) {
       while (pair.pages > 0) {
         const std::uint64_t part = std::min(pair.pages, kPagesAtOnce - pages);
-        batch.push_back({.living = pair.living, .stored = pair.slot == kZeros ? 0 : store.address_in_task(pair.slot).value, .pages = part});
+        batch.push_back({.living = pair.living,
+                         .stored = pair.slot == kZeros ? 0 : store.address_in_task(pair.slot).value,
+                         .pages = part});
         pages += part;
         pair.living += part * kPageSize;
         if (pair.slot != kZeros) pair.slot += part;
@@ -62,7 +66,8 @@ class InsideComparison {
     std::memcpy(list_.here, batch.data(), batch.size_bytes());
     std::memset(bitmap_.here, 0, (pages + 7) / 8);
     parasite::Program program;
-    program.add("compare pages with the store", wire::Kind::compare_runs, {list_.there.value, batch.size(), bitmap_.there.value});
+    program.add("compare pages with the store", wire::Kind::compare_runs,
+                {list_.there.value, batch.size(), bitmap_.there.value});
     RELIVE_TRY(visit_.run(program));
     std::uint64_t bit = 0;
     for (const wire::CompareRun& run : batch) {
@@ -80,7 +85,8 @@ class InsideComparison {
   parasite::ArenaPiece bitmap_;
 };
 
-Result<std::vector<AddressRange>> differing_outside(const task::FrozenTask& task, std::span<const Pair> pairs, const PageStore& store) {
+Result<std::vector<AddressRange>> differing_outside(const task::FrozenTask& task, std::span<const Pair> pairs,
+                                                    const PageStore& store) {
   static const std::vector<std::byte> zeros(kPageSize);
   std::vector<AddressRange> out;
   std::vector<std::byte> page(kPageSize);
@@ -126,7 +132,8 @@ Result<Ranges> differing(parasite::Visit& visit, const model::Memory& living, co
     auto comparison = RELIVE_TRY(InsideComparison::begin(visit, pairs.size()));
     out = RELIVE_TRY(comparison.differing(pairs, store));
   }
-  const auto outside = RELIVE_TRY(differing_outside(visit.task(), pairs_in(subtract(compared, compared_inside), zeros, current), store));
+  const auto outside =
+      RELIVE_TRY(differing_outside(visit.task(), pairs_in(subtract(compared, compared_inside), zeros, current), store));
   out.insert(out.end(), outside.begin(), outside.end());
   return unite(normalize(std::move(out)), unite(gone, copies));
 }

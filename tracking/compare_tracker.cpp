@@ -12,7 +12,8 @@ class CompareTracker : public Tracker {
   explicit CompareTracker(Pagemap pagemap) : pagemap_(std::move(pagemap)) {}
   [[nodiscard]] TrackerKind kind() const override { return TrackerKind::compare; }
 
-  Result<Ranges> changed(parasite::Visit& visit, const model::Memory& living, const PageMap& current, const PageStore& store) override {
+  Result<Ranges> changed(parasite::Visit& visit, const model::Memory& living, const PageMap& current,
+                         const PageStore& store) override {
     const Ranges all = ranges_with(living, {Care::private_anonymous, Care::private_file, Care::shared});
     const Ranges there = RELIVE_TRY(populated(visit, pagemap_, living, all));
     const Ranges changed_pages = RELIVE_TRY(differing(visit, living, all, there, current, store));

@@ -127,7 +127,8 @@ void PageMap::replace(const Ranges& ranges, std::span<const PageRun> runs) {
     const PageRun* was = old_run.at(address);
     const PageRun* is = new_run.at(address);
     const PageRun* run = replaced.at(address) != nullptr ? is : was;
-    const std::uint64_t next = std::min({old_run.boundary(address), new_run.boundary(address), replaced.boundary(address)});
+    const std::uint64_t next =
+        std::min({old_run.boundary(address), new_run.boundary(address), replaced.boundary(address)});
     if (run != nullptr) append(out, {address, (next - address) / kPageSize, slot_at(*run, address)});
     address = next;
   }
@@ -146,7 +147,8 @@ Ranges PagePlan::touched() const {
   return unite(written, drops);
 }
 
-PagePlan plan_pages(const PageMap& wanted, const PageMap& current, const Ranges& changed, const Ranges& kept, const Ranges& made) {
+PagePlan plan_pages(const PageMap& wanted, const PageMap& current, const Ranges& changed, const Ranges& kept,
+                    const Ranges& made) {
   PagePlan plan;
   Cursor<PageRun> in_wanted(wanted.runs());
   Cursor<PageRun> in_current(current.runs());
@@ -159,9 +161,11 @@ PagePlan plan_pages(const PageMap& wanted, const PageMap& current, const Ranges&
     const bool dirty = in_changed.at(address) != nullptr;
     const bool keep = in_kept.at(address) != nullptr;
     const bool make = in_made.at(address) != nullptr;
-    const std::uint64_t next = std::min({in_wanted.boundary(address), in_current.boundary(address), in_changed.boundary(address),
-                                         in_kept.boundary(address), in_made.boundary(address)});
-    const bool in_place = !make && !dirty && want != nullptr && have != nullptr && slot_at(*want, address) == slot_at(*have, address);
+    const std::uint64_t next =
+        std::min({in_wanted.boundary(address), in_current.boundary(address), in_changed.boundary(address),
+                  in_kept.boundary(address), in_made.boundary(address)});
+    const bool in_place =
+        !make && !dirty && want != nullptr && have != nullptr && slot_at(*want, address) == slot_at(*have, address);
     if (want != nullptr && (make || keep) && !in_place)
       append(plan.copies, {address, slot_at(*want, address), (next - address) / kPageSize});
     if (want == nullptr && keep && !make && (dirty || have != nullptr)) append(plan.drops, {address, next});

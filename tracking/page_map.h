@@ -63,9 +63,10 @@ struct PagePlan {
 };
 
 // `kept`: ranges whose mapping stays in place; `made`: ranges whose mapping is made anew (they start as their backing).
-// `changed`: pages of the living memory that may differ from `current`. Pages outside `kept` and `made` are not planned.
-// REQUIRES: `kept` and `made` are disjoint. Costs O(runs), not O(pages).
-PagePlan plan_pages(const PageMap& wanted, const PageMap& current, const Ranges& changed, const Ranges& kept, const Ranges& made);
+// `changed`: pages of the living memory that may differ from `current`. Pages outside `kept` and `made` are not
+// planned. REQUIRES: `kept` and `made` are disjoint. Costs O(runs), not O(pages).
+PagePlan plan_pages(const PageMap& wanted, const PageMap& current, const Ranges& changed, const Ranges& kept,
+                    const Ranges& made);
 
 Ranges unite(const Ranges& a, const Ranges& b);
 Ranges intersect(const Ranges& a, const Ranges& b);

@@ -22,7 +22,8 @@ namespace {
 constexpr std::uint64_t kFirstPages = 16384;  // 64 MiB of address space; memory is taken as pages are saved
 constexpr std::uint64_t kBatchPages = 256;    // stays in the processor's cache between reading and writing
 constexpr std::uint64_t kPopulateRead = 22;   // MADV_POPULATE_READ, Linux 5.14
-constexpr std::uint64_t kSparePages = 4096;   // free slots that keep their memory: taking it back and forth costs 10 us a page
+constexpr std::uint64_t kSparePages =
+    4096;  // free slots that keep their memory: taking it back and forth costs 10 us a page
 
 bool all_zero(const std::byte* page) {
   return page[0] == std::byte{0} && std::memcmp(page, page + 1, kPageSize - 1) == 0;
@@ -41,7 +42,8 @@ Result<void> write_at(int fd, std::span<const std::byte> bytes, std::uint64_t of
 
 // Reads the pages of `pieces`, one behind the other. One call for all of them; page by page where that fails, since
 // memory that the task may not read is reached only that way (FrozenTask::read).
-Result<void> read_pieces(const task::FrozenTask& task, std::span<const AddressRange> pieces, std::span<std::byte> into) {
+Result<void> read_pieces(const task::FrozenTask& task, std::span<const AddressRange> pieces,
+                         std::span<std::byte> into) {
   std::vector<iovec> there;
   for (const AddressRange& piece : pieces) there.push_back({reinterpret_cast<void*>(piece.begin), piece.size()});
   const iovec here{into.data(), into.size()};
@@ -104,7 +106,8 @@ struct PageStore::State {
     spare = unite(spare, offsets_of(slots.release(runs)));
     if (count_pages(spare) <= kSparePages) return;
     for (const AddressRange& range : spare)
-      ::fallocate(memfd.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(range.begin), static_cast<off_t>(range.size()));
+      ::fallocate(memfd.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(range.begin),
+                  static_cast<off_t>(range.size()));
     spare.clear();
   }
 
@@ -113,8 +116,9 @@ struct PageStore::State {
                           std::span<std::byte> buffer, SlotTape& tape, std::vector<PageRun>& out) const;
 };
 
-Result<void> PageStore::State::save_batch(const task::FrozenTask& task, std::span<const AddressRange> pieces, const Ranges& zero_backed,
-                                          std::span<std::byte> buffer, SlotTape& tape, std::vector<PageRun>& out) const {
+Result<void> PageStore::State::save_batch(const task::FrozenTask& task, std::span<const AddressRange> pieces,
+                                          const Ranges& zero_backed, std::span<std::byte> buffer, SlotTape& tape,
+                                          std::vector<PageRun>& out) const {
   std::uint64_t total = 0;
   for (const AddressRange& piece : pieces) total += piece.size();
   buffer = buffer.first(total);
@@ -125,7 +129,8 @@ Result<void> PageStore::State::save_batch(const task::FrozenTask& task, std::spa
     std::uint64_t page = piece.begin;
     const auto skippable = [&](std::uint64_t address) {
       while (skip < may_skip.size() && may_skip[skip].end <= address) ++skip;
-      return skip < may_skip.size() && may_skip[skip].contains(address) && all_zero(buffer.data() + (address - piece.begin));
+      return skip < may_skip.size() && may_skip[skip].contains(address) &&
+             all_zero(buffer.data() + (address - piece.begin));
     };
     while (page < piece.end) {
       if (skippable(page)) {
@@ -160,16 +165,19 @@ Result<PageStore> PageStore::create(parasite::Visit& visit) {
 
   PageStore store(std::make_unique<State>());
   State& state = *store.state_;
-  const auto fd = RELIVE_TRY(visit.syscall("memfd_create relive-pages", SYS_memfd_create, {name_address.value, MFD_CLOEXEC}));
+  const auto fd =
+      RELIVE_TRY(visit.syscall("memfd_create relive-pages", SYS_memfd_create, {name_address.value, MFD_CLOEXEC}));
   const auto fill = [&]() -> Result<void> {
     state.memfd = RELIVE_TRY(visit.task().borrow(model::RemoteFd{static_cast<int>(fd)}));
-    if (::ftruncate(state.memfd.get(), static_cast<off_t>(kFirstPages * kPageSize)) != 0) return fail_errno("ftruncate", "the page store");
+    if (::ftruncate(state.memfd.get(), static_cast<off_t>(kFirstPages * kPageSize)) != 0)
+      return fail_errno("ftruncate", "the page store");
     void* here = ::mmap(nullptr, kFirstPages * kPageSize, PROT_READ, MAP_SHARED, state.memfd.get(), 0);
     if (here == MAP_FAILED) return fail_errno("mmap", "the page store");
     state.here = static_cast<std::byte*>(here);
     state.slots.grow(kFirstPages);
     RELIVE_TRY(visit.syscall("mmap the page store", SYS_mmap,
-                             {spare.value, kFirstPages * kPageSize, PROT_READ, MAP_SHARED | MAP_FIXED_NOREPLACE, static_cast<std::uint64_t>(fd), 0}));
+                             {spare.value, kFirstPages * kPageSize, PROT_READ, MAP_SHARED | MAP_FIXED_NOREPLACE,
+                              static_cast<std::uint64_t>(fd), 0}));
     state.there = spare;
     return {};
   };
@@ -178,9 +186,10 @@ Result<PageStore> PageStore::create(parasite::Visit& visit) {
   if (!filled) return std::unexpected(filled.error());
   visit.session().add_own_range(store.window());
   parasite::Program marks;
-  marks.syscall("keep the page store out of children", SYS_madvise, {spare.value, kFirstPages * kPageSize, MADV_DONTFORK});
-  marks.syscall("keep the page store out of core dumps", SYS_madvise, {spare.value, kFirstPages * kPageSize, MADV_DONTDUMP},
-                parasite::Program::OnError::go_on);
+  marks.syscall("keep the page store out of children", SYS_madvise,
+                {spare.value, kFirstPages * kPageSize, MADV_DONTFORK});
+  marks.syscall("keep the page store out of core dumps", SYS_madvise,
+                {spare.value, kFirstPages * kPageSize, MADV_DONTDUMP}, parasite::Program::OnError::go_on);
   const auto marked = visit.run(marks);
   if (!marked) {
     RELIVE_TRY(store.leave(visit));
@@ -203,7 +212,8 @@ Result<void> PageStore::grow(parasite::Visit& visit, std::uint64_t slots) {
   const int error_number = errno;
   if (here == MAP_FAILED) {
     // The window in the task stays larger than what we use: harmless, and leave() must find all of it.
-    RELIVE_TRY(visit.syscall("mremap the page store", SYS_mremap, {static_cast<std::uint64_t>(there), bytes, state.bytes(), 0}));
+    RELIVE_TRY(visit.syscall("mremap the page store", SYS_mremap,
+                             {static_cast<std::uint64_t>(there), bytes, state.bytes(), 0}));
   } else {
     state.here = static_cast<std::byte*>(here);
     state.slots.grow(size);
@@ -252,7 +262,8 @@ Result<std::vector<PageRun>> PageStore::save(parasite::Visit& visit, const Range
 
   parasite::Program prefault;
   for (const AddressRange& range : subtract(fresh, left))
-    prefault.syscall("fault the page store in", SYS_madvise, {state_->there.value + range.begin, range.size(), kPopulateRead},
+    prefault.syscall("fault the page store in", SYS_madvise,
+                     {state_->there.value + range.begin, range.size(), kPopulateRead},
                      parasite::Program::OnError::go_on);
   if (!prefault.empty()) RELIVE_TRY(visit.run(prefault));
   return out;

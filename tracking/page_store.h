@@ -20,22 +20,22 @@ namespace relive::tracking {
 
 class PageStore {
  public:
-  // Makes the memfd ("relive-pages") inside the task, so that it is its user's, takes it over, maps it in both, closes it
-  // in the task. The window in the task becomes one of the session's own ranges and does not survive a fork(2). After a
-  // failure nothing is left in the task.
+  // Makes the memfd ("relive-pages") inside the task, so that it is its user's, takes it over, maps it in both, closes
+  // it in the task. The window in the task becomes one of the session's own ranges and does not survive a fork(2).
+  // After a failure nothing is left in the task.
   static Result<PageStore> create(parasite::Visit& visit);
   PageStore(PageStore&&) noexcept;
   PageStore& operator=(PageStore&&) = delete;
   ~PageStore();
 
-  // Copies the task's pages in `ranges` into the store. All-zero pages inside `zero_backed` (populated.h) are left out: a
-  // map without them says the same. Returns the runs, ascending; nobody uses them yet: retain() them, or release() them to
-  // give them up. The task's window is faulted in, so that a rollback need not. On failure the store is as before.
-  // May move the window (address_in_task) when the store has to grow.
+  // Copies the task's pages in `ranges` into the store. All-zero pages inside `zero_backed` (populated.h) are left out:
+  // a map without them says the same. Returns the runs, ascending; nobody uses them yet: retain() them, or release()
+  // them to give them up. The task's window is faulted in, so that a rollback need not. On failure the store is as
+  // before. May move the window (address_in_task) when the store has to grow.
   Result<std::vector<PageRun>> save(parasite::Visit& visit, const Ranges& ranges, const Ranges& zero_backed = {});
 
-  // One more / one fewer map uses these slots. A slot that loses its last user is free; its memory is given back, but for a few MiB.
-  // Retain the new before you release the old.
+  // One more / one fewer map uses these slots. A slot that loses its last user is free; its memory is given back, but
+  // for a few MiB. Retain the new before you release the old.
   void retain(std::span<const PageRun> runs);
   void release(std::span<const PageRun> runs);
 

@@ -40,9 +40,9 @@ struct KernelScan {
 static_assert(sizeof(KernelScan) == 96);
 
 constexpr unsigned long kPagemapScan = _IOWR('f', 16, KernelScan);
-constexpr std::uint64_t kProtectMatching = 1U << 0;   // PM_SCAN_WP_MATCHING
-constexpr std::uint64_t kRequireTracked = 1U << 1;    // PM_SCAN_CHECK_WPASYNC
-constexpr std::size_t kRegions = 8192;                // per call; the kernel collects 512 at a time
+constexpr std::uint64_t kProtectMatching = 1U << 0;  // PM_SCAN_WP_MATCHING
+constexpr std::uint64_t kRequireTracked = 1U << 1;   // PM_SCAN_CHECK_WPASYNC
+constexpr std::size_t kRegions = 8192;               // per call; the kernel collects 512 at a time
 
 KernelScan scan_of(AddressRange range, const PageQuery& query) {
   KernelScan scan{};
@@ -89,8 +89,10 @@ Result<std::vector<PageRegion>> Pagemap::scan(const Ranges& spans, const PageQue
     while (!rest.empty()) {
       KernelScan scan = scan_of(rest, query);
       const auto found = call_with(fd_.get(), scan);
-      if (!found) return fail_errno("ioctl PAGEMAP_SCAN", fmt::format("{:x}-{:x}", rest.begin, rest.end), found.error());
-      for (const KernelRegion& region : *found) out.push_back({.range = {region.start, region.end}, .categories = region.categories});
+      if (!found)
+        return fail_errno("ioctl PAGEMAP_SCAN", fmt::format("{:x}-{:x}", rest.begin, rest.end), found.error());
+      for (const KernelRegion& region : *found)
+        out.push_back({.range = {region.start, region.end}, .categories = region.categories});
       if (scan.walk_end <= rest.begin) return fail(ErrorKind::system, "PAGEMAP_SCAN does not get on");
       rest.begin = scan.walk_end;
     }
@@ -109,7 +111,9 @@ Result<Pagemap::Protected> Pagemap::protect(AddressRange range) const {
       out.all_tracked = false;
       return out;
     }
-    if (!found) return fail_errno("ioctl PAGEMAP_SCAN to protect", fmt::format("{:x}-{:x}", range.begin, range.end), found.error());
+    if (!found)
+      return fail_errno("ioctl PAGEMAP_SCAN to protect", fmt::format("{:x}-{:x}", range.begin, range.end),
+                        found.error());
     for (const KernelRegion& region : *found) {
       if (!out.pages.empty() && out.pages.back().end == region.start)
         out.pages.back().end = region.end;
@@ -127,7 +131,8 @@ Result<std::vector<std::uint64_t>> Pagemap::entries(AddressRange range) const {
   std::size_t done = 0;  // bytes
   while (done < out.size() * sizeof(std::uint64_t)) {
     const auto at = static_cast<off_t>(range.begin / kPageSize * sizeof(std::uint64_t) + done);
-    const ssize_t got = ::pread(fd_.get(), reinterpret_cast<char*>(out.data()) + done, out.size() * sizeof(std::uint64_t) - done, at);
+    const ssize_t got =
+        ::pread(fd_.get(), reinterpret_cast<char*>(out.data()) + done, out.size() * sizeof(std::uint64_t) - done, at);
     if (got < 0 && errno == EINTR) continue;
     if (got < 0) return fail_errno("read pagemap", fmt::format("{:x}-{:x}", range.begin, range.end));
     if (got == 0) return fail(ErrorKind::task_died, "pagemap ends early: the task has ended");

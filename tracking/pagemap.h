@@ -4,7 +4,8 @@
 // - A page table that does not exist is a hole: it has no category at all, not even `written`. So dropped pages show as
 //   `written` only while their page table lives; asking for "not present" as well finds the others.
 // - An unpopulated page that was protected carries a marker and shows as `swapped`, not `written`.
-// - MADV_DONTNEED of a protected page leaves such a marker behind in mappings of files, private ones too: the copied page
+// - MADV_DONTNEED of a protected page leaves such a marker behind in mappings of files, private ones too: the copied
+// page
 //   is gone and nothing says `written`. In anonymous mappings the marker goes with the page.
 // - A mapping that was made anew, moved or copied by fork is not `tracked`; where an older kernel leaves the protection
 //   bits of moved pages behind, they mean nothing.
@@ -26,7 +27,8 @@ namespace relive::tracking {
 
 // Categories of PAGEMAP_SCAN (linux/fs.h since 6.7; Debian 12's headers do not have them).
 struct PageIs {
-  static constexpr std::uint64_t tracked = 1U << 0;  // PAGE_IS_WPALLOWED: the mapping is registered for asynchronous write protection
+  static constexpr std::uint64_t tracked =
+      1U << 0;  // PAGE_IS_WPALLOWED: the mapping is registered for asynchronous write protection
   static constexpr std::uint64_t written = 1U << 1;  // not protected
   static constexpr std::uint64_t file = 1U << 2;     // of a file, or shared anonymous
   static constexpr std::uint64_t present = 1U << 3;
@@ -66,7 +68,8 @@ class Pagemap {
   [[nodiscard]] bool can_scan() const { return can_scan_; }
   [[nodiscard]] bool knows_guards() const { return knows_guards_; }
 
-  // REQUIRES: can_scan(). What is reported may go beyond mappings that the caller had in mind: `spans` can hold anything.
+  // REQUIRES: can_scan(). What is reported may go beyond mappings that the caller had in mind: `spans` can hold
+  // anything.
   Result<std::vector<PageRegion>> scan(const Ranges& spans, const PageQuery& query) const;
 
   // Protects every page in `range` that is not. Holes stay holes: a page that appears in one is not protected.

@@ -22,12 +22,14 @@ constexpr std::uint64_t kEntriesAtOnce = std::uint64_t{64} << 20;  // bytes of a
 
 // The object behind a shared mapping, opened anew (its own position). Invalid where that is not allowed.
 UniqueFd open_object(model::Pid pid, const model::Mapping& mapping) {
-  auto object = task::open_proc(pid, fmt::format("map_files/{:x}-{:x}", mapping.range.begin, mapping.range.end), O_RDONLY | O_NONBLOCK);
+  auto object = task::open_proc(pid, fmt::format("map_files/{:x}-{:x}", mapping.range.begin, mapping.range.end),
+                                O_RDONLY | O_NONBLOCK);
   if (object) return std::move(*object);  // wants CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN
   if (mapping.source != model::MappingSource::file) return {};
   auto named = task::open_proc(pid, "root" + mapping.name, O_RDONLY | O_NONBLOCK | O_NOCTTY);
   struct stat seen{};
-  if (!named || ::fstat(named->get(), &seen) != 0 || seen.st_ino != mapping.inode || seen.st_dev != mapping.device) return {};
+  if (!named || ::fstat(named->get(), &seen) != 0 || seen.st_ino != mapping.inode || seen.st_dev != mapping.device)
+    return {};
   return std::move(*named);
 }
 
@@ -36,7 +38,9 @@ Ranges data_in(const UniqueFd& object, const model::Mapping& mapping) {
   std::vector<AddressRange> out;
   auto position = static_cast<off_t>(mapping.offset);
   const auto end = static_cast<off_t>(mapping.offset + mapping.range.size());
-  const auto address_of = [&](off_t offset) { return mapping.range.begin + (static_cast<std::uint64_t>(offset) - mapping.offset); };
+  const auto address_of = [&](off_t offset) {
+    return mapping.range.begin + (static_cast<std::uint64_t>(offset) - mapping.offset);
+  };
   while (position < end) {
     const off_t data = ::lseek(object.get(), position, SEEK_DATA);
     if (data < 0 || data >= end) break;
@@ -139,7 +143,8 @@ Ranges spans_of(const Ranges& wanted, const model::Memory& memory, const parasit
   return out;
 }
 
-Result<Ranges> populated(parasite::Visit& visit, const Pagemap& pagemap, const model::Memory& memory, const Ranges& within) {
+Result<Ranges> populated(parasite::Visit& visit, const Pagemap& pagemap, const model::Memory& memory,
+                         const Ranges& within) {
   const Ranges anonymous = intersect(ranges_with(memory, {Care::private_anonymous}), within);
   const Ranges of_files = intersect(ranges_with(memory, {Care::private_file}), within);
   Ranges out;
@@ -165,6 +170,8 @@ Result<Ranges> populated(parasite::Visit& visit, const model::Memory& memory, co
   return populated(visit, RELIVE_TRY(Pagemap::open(visit.task().pid())), memory, within);
 }
 
-Result<Ranges> populated(parasite::Visit& visit, const model::Memory& memory) { return populated(visit, memory, {kEverything}); }
+Result<Ranges> populated(parasite::Visit& visit, const model::Memory& memory) {
+  return populated(visit, memory, {kEverything});
+}
 
 }  // namespace relive::tracking

@@ -28,14 +28,16 @@ Ranges zero_backed(const model::Memory& memory);
 Ranges spans_of(const Ranges& wanted, const model::Memory& memory, const parasite::Session& session);
 
 // Pages with contents of their own, in mappings of `memory` that relive cares for. What a snapshot has to save.
-// - private: anonymous pages, present or swapped out, but for the kernel's page of zeros and guard pages. A page that is
+// - private: anonymous pages, present or swapped out, but for the kernel's page of zeros and guard pages. A page that
+// is
 //   not populated but protected by the uffd tracker cannot be told from a swapped one and counts as populated; ask
 //   within what the tracker's changed() gave.
-// - shared and writable: the data of the object, by SEEK_DATA where the object can be opened, else all of it up to its end.
-// Works in every kernel (without PAGEMAP_SCAN, before 6.7, by reading pagemap).
+// - shared and writable: the data of the object, by SEEK_DATA where the object can be opened, else all of it up to its
+// end. Works in every kernel (without PAGEMAP_SCAN, before 6.7, by reading pagemap).
 Result<Ranges> populated(parasite::Visit& visit, const model::Memory& memory);
 Result<Ranges> populated(parasite::Visit& visit, const model::Memory& memory, const Ranges& within);
 // The same with a pagemap that is open already.
-Result<Ranges> populated(parasite::Visit& visit, const Pagemap& pagemap, const model::Memory& memory, const Ranges& within);
+Result<Ranges> populated(parasite::Visit& visit, const Pagemap& pagemap, const model::Memory& memory,
+                         const Ranges& within);
 
 }  // namespace relive::tracking

@@ -46,7 +46,8 @@ model::Pid ourselves() { return {::getpid()}; }
 
 Result<void> prove_uffd(ProofPage& page) {
   UniqueFd userfault(static_cast<int>(::syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK)));
-  if (!userfault) userfault.reset(static_cast<int>(::syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY)));
+  if (!userfault)
+    userfault.reset(static_cast<int>(::syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY)));
   if (!userfault) return fail_errno("userfaultfd", "");
   RELIVE_TRY(enable_async_protection(userfault.get()));
   const Pagemap pagemap = RELIVE_TRY(Pagemap::open(ourselves()));
@@ -56,19 +57,25 @@ Result<void> prove_uffd(ProofPage& page) {
   if (!RELIVE_TRY(pagemap.protect(page.range())).all_tracked)
     return fail(ErrorKind::unsupported, "a registered page is not tracked");
   const PageQuery written{.inverted = 0, .all = PageIs::written, .any = 0, .wanted = PageIs::written};
-  if (!RELIVE_TRY(pagemap.scan({page.range()}, written)).empty()) return fail(ErrorKind::unsupported, "an armed page shows as written");
+  if (!RELIVE_TRY(pagemap.scan({page.range()}, written)).empty())
+    return fail(ErrorKind::unsupported, "an armed page shows as written");
   page.write();
-  if (RELIVE_TRY(pagemap.scan({page.range()}, written)).empty()) return fail(ErrorKind::unsupported, "a write was not noted");
+  if (RELIVE_TRY(pagemap.scan({page.range()}, written)).empty())
+    return fail(ErrorKind::unsupported, "a write was not noted");
   return {};
 }
 
 Result<void> prove_soft_dirty(ProofPage& page) {
   const Pagemap pagemap = RELIVE_TRY(Pagemap::open(ourselves()));
   RELIVE_TRY(task::write_proc(ourselves(), "clear_refs", "4"));
-  const auto dirty = [&]() -> Result<bool> { return (RELIVE_TRY(pagemap.entries(page.range()))[0] & PagemapBit::soft_dirty) != 0; };
+  const auto dirty = [&]() -> Result<bool> {
+    return (RELIVE_TRY(pagemap.entries(page.range()))[0] & PagemapBit::soft_dirty) != 0;
+  };
   if (RELIVE_TRY(dirty())) return fail(ErrorKind::unsupported, "an armed page shows as written");
   page.write();
-  if (!RELIVE_TRY(dirty())) return fail(ErrorKind::unsupported, "the kernel accepts clear_refs and never sets the bit (no CONFIG_MEM_SOFT_DIRTY)");
+  if (!RELIVE_TRY(dirty()))
+    return fail(ErrorKind::unsupported,
+                "the kernel accepts clear_refs and never sets the bit (no CONFIG_MEM_SOFT_DIRTY)");
   return {};
 }
 

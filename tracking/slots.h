@@ -27,8 +27,8 @@ class Slots {
   // Takes `pages` free slots, lowest first; they have no user yet. REQUIRES: free_pages() >= pages.
   std::vector<SlotRun> take(std::uint64_t pages);
   void retain(SlotRun run);
-  // Takes one use away from each slot. Returns the slots that are free now, ascending. A slot without a user becomes free
-  // at once. REQUIRES: no slot is in `runs` twice.
+  // Takes one use away from each slot. Returns the slots that are free now, ascending. A slot without a user becomes
+  // free at once. REQUIRES: no slot is in `runs` twice.
   std::vector<SlotRun> release(std::span<const SlotRun> runs);
 
  private:

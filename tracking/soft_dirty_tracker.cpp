@@ -1,8 +1,9 @@
-// Soft-dirty bits (Documentation/admin-guide/mm/soft-dirty.rst): clear_refs 4 clears them and write-protects; a write sets
-// bit 55 of the page's pagemap entry again. Arming is for the whole task only.
+// Soft-dirty bits (Documentation/admin-guide/mm/soft-dirty.rst): clear_refs 4 clears them and write-protects; a write
+// sets bit 55 of the page's pagemap entry again. Arming is for the whole task only.
 //
 // What it does not tell, and what is done about it:
-// - A page that was dropped and read again maps the page of zeros (or the file's page), clean: such a page of `current` is
+// - A page that was dropped and read again maps the page of zeros (or the file's page), clean: such a page of `current`
+// is
 //   not mapped exclusively (or is of the file). The former is compared, the latter is changed.
 // - Pages of a new mapping are all dirty (VM_SOFTDIRTY), until the next arm().
 #include <vector>
@@ -36,7 +37,8 @@ class SoftDirtyTracker : public Tracker {
   explicit SoftDirtyTracker(Pagemap pagemap) : pagemap_(std::move(pagemap)) {}
   [[nodiscard]] TrackerKind kind() const override { return TrackerKind::soft_dirty; }
 
-  Result<Ranges> changed(parasite::Visit& visit, const model::Memory& living, const PageMap& current, const PageStore& store) override {
+  Result<Ranges> changed(parasite::Visit& visit, const model::Memory& living, const PageMap& current,
+                         const PageStore& store) override {
     const Ranges tracked = ranges_with(living, {Care::private_anonymous, Care::private_file});
     const Ranges compared = ranges_with(living, {Care::shared});
     const Classes classes = RELIVE_TRY(classify(tracked));
@@ -44,7 +46,8 @@ class SoftDirtyTracker : public Tracker {
     Ranges out = unite(classes.dirty, subtract(known, unite(classes.populated, compared)));
     const Ranges unsure = intersect(subtract(classes.populated, unite(classes.dirty, classes.clean)), known);
     const Ranges shared = RELIVE_TRY(populated(visit, pagemap_, living, compared));
-    return unite(out, RELIVE_TRY(differing(visit, living, unite(unsure, compared), unite(unsure, shared), current, store)));
+    return unite(out,
+                 RELIVE_TRY(differing(visit, living, unite(unsure, compared), unite(unsure, shared), current, store)));
   }
 
   Result<void> arm(parasite::Visit& visit, const model::Memory&, const Ranges&) override {

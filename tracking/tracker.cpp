@@ -14,9 +14,12 @@ constexpr std::array kKinds = {TrackerKind::uffd, TrackerKind::soft_dirty, Track
 
 std::string_view tracker_name(TrackerKind kind) {
   switch (kind) {
-    case TrackerKind::uffd: return "uffd";
-    case TrackerKind::soft_dirty: return "soft-dirty";
-    case TrackerKind::compare: return "compare";
+    case TrackerKind::uffd:
+      return "uffd";
+    case TrackerKind::soft_dirty:
+      return "soft-dirty";
+    case TrackerKind::compare:
+      return "compare";
   }
   return "?";
 }
@@ -35,9 +38,12 @@ TrackerKind best_tracker() {
 
 Result<std::unique_ptr<Tracker>> Tracker::create(TrackerKind kind, parasite::Visit& visit) {
   switch (kind) {
-    case TrackerKind::uffd: return make_uffd_tracker(visit);
-    case TrackerKind::soft_dirty: return make_soft_dirty_tracker(visit);
-    case TrackerKind::compare: return make_compare_tracker(visit);
+    case TrackerKind::uffd:
+      return make_uffd_tracker(visit);
+    case TrackerKind::soft_dirty:
+      return make_soft_dirty_tracker(visit);
+    case TrackerKind::compare:
+      return make_compare_tracker(visit);
   }
   return fail(ErrorKind::usage, "no such tracker");
 }

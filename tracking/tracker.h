@@ -30,18 +30,19 @@ TrackerKind best_tracker();
 
 class Tracker {
  public:
-  // For a task that is being visited. uffd: creates the userfaultfd inside the task, takes it over, closes it there; when
-  // the tracker goes, the kernel ends all tracking. After a failure nothing is left in the task.
+  // For a task that is being visited. uffd: creates the userfaultfd inside the task, takes it over, closes it there;
+  // when the tracker goes, the kernel ends all tracking. After a failure nothing is left in the task.
   static Result<std::unique_ptr<Tracker>> create(TrackerKind kind, parasite::Visit& visit);
   virtual ~Tracker() = default;
   [[nodiscard]] virtual TrackerKind kind() const = 0;
 
   // Pages of `living` that may differ from `current` since the last arm(): written, dropped, or in a mapping that was
-  // replaced since. Superset of the truth; `compare` gives exactly the truth, but for pages of `current` whose mapping is
-  // gone, which every backend reports (so that replacing all that changed() reported leaves no stale page in a map) and
-  // copies of file pages that `current` does not know. Shared writable mappings are compared, whoever wrote.
-  // What a mapping that relive does not care for (populated.h) holds is not reported.
-  virtual Result<Ranges> changed(parasite::Visit& visit, const model::Memory& living, const PageMap& current, const PageStore& store) = 0;
+  // replaced since. Superset of the truth; `compare` gives exactly the truth, but for pages of `current` whose mapping
+  // is gone, which every backend reports (so that replacing all that changed() reported leaves no stale page in a map)
+  // and copies of file pages that `current` does not know. Shared writable mappings are compared, whoever wrote. What a
+  // mapping that relive does not care for (populated.h) holds is not reported.
+  virtual Result<Ranges> changed(parasite::Visit& visit, const model::Memory& living, const PageMap& current,
+                                 const PageStore& store) = 0;
 
   // From now on, writes to `memory` are noted. `touched`: ranges that changed() reported or that were written or made
   // since the last arm(); everything else is still armed. The first call arms all. Pages outside `touched` may be armed

@@ -1,5 +1,5 @@
-// Asynchronous write protection (userfaultfd(2), UFFD_FEATURE_WP_ASYNC, Linux 6.7): the kernel lifts the protection of a
-// page at the first write and goes on; PAGEMAP_SCAN finds the pages that lost it. Nobody waits for a fault handler.
+// Asynchronous write protection (userfaultfd(2), UFFD_FEATURE_WP_ASYNC, Linux 6.7): the kernel lifts the protection of
+// a page at the first write and goes on; PAGEMAP_SCAN finds the pages that lost it. Nobody waits for a fault handler.
 // What the kernel does and does not report: tracking/pagemap.h.
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
@@ -37,7 +37,8 @@ class UffdTracker : public Tracker {
   UffdTracker(UniqueFd userfault, Pagemap pagemap) : userfault_(std::move(userfault)), pagemap_(std::move(pagemap)) {}
   [[nodiscard]] TrackerKind kind() const override { return TrackerKind::uffd; }
 
-  Result<Ranges> changed(parasite::Visit& visit, const model::Memory& living, const PageMap& current, const PageStore& store) override {
+  Result<Ranges> changed(parasite::Visit& visit, const model::Memory& living, const PageMap& current,
+                         const PageStore& store) override {
     const Ranges refused = refused_in(living);
     const Ranges anonymous = subtract(ranges_with(living, {Care::private_anonymous}), refused);
     const Ranges of_files = subtract(ranges_with(living, {Care::private_file}), refused);
@@ -49,13 +50,16 @@ class UffdTracker : public Tracker {
     // Known pages that were written or are gone; in anonymous memory whatever was written.
     Ranges out = intersect(unite(scan.written, scan.bare), intersect(known, tracked));
     out = unite(out, intersect(scan.written, anonymous));
-    // In private mappings of files: unknown pages that were written are changed if they are copies; known ones unless they
-    // are copies that are protected still.
+    // In private mappings of files: unknown pages that were written are changed if they are copies; known ones unless
+    // they are copies that are protected still.
     const Ranges suspects = subtract(intersect(scan.written, of_files), known);
-    out = unite(out, RELIVE_TRY(with(suspects, {.inverted = PageIs::file, .all = PageIs::file, .any = PageIs::present | PageIs::swapped})));
+    out = unite(
+        out, RELIVE_TRY(with(
+                 suspects, {.inverted = PageIs::file, .all = PageIs::file, .any = PageIs::present | PageIs::swapped})));
     const Ranges known_of_files = intersect(known, of_files);
     const std::uint64_t copy = PageIs::file | PageIs::written;  // both not
-    const Ranges sound = RELIVE_TRY(with(known_of_files, {.inverted = copy, .all = copy | PageIs::present | PageIs::tracked}));
+    const Ranges sound =
+        RELIVE_TRY(with(known_of_files, {.inverted = copy, .all = copy | PageIs::present | PageIs::tracked}));
     out = unite(out, subtract(known_of_files, sound));
 
     out = unite(out, intersect(late_, tracked));
@@ -86,22 +90,27 @@ class UffdTracker : public Tracker {
   [[nodiscard]] std::vector<std::string> notes() const override {
     std::vector<std::string> out;
     for (const auto& [range, error_number] : refused_)
-      out.push_back(fmt::format("mapping {:x}-{:x} is compared, not tracked: {}", range.begin, range.end,
-                                error_number == EBUSY ? "it is under a userfaultfd of the task itself" : strerrordesc_np(error_number)));
+      out.push_back(fmt::format(
+          "mapping {:x}-{:x} is compared, not tracked: {}", range.begin, range.end,
+          error_number == EBUSY ? "it is under a userfaultfd of the task itself" : strerrordesc_np(error_number)));
     return out;
   }
 
  private:
   struct Scan {
-    Ranges written;  // present or swapped out, and not protected (but not the page of zeros), or in a mapping not tracked
-    Ranges bare;     // nothing there, or the page of zeros: changed only where something was
+    Ranges
+        written;  // present or swapped out, and not protected (but not the page of zeros), or in a mapping not tracked
+    Ranges bare;  // nothing there, or the page of zeros: changed only where something was
   };
 
   Result<Scan> look(const Ranges& spans) const {
     // Everything but what is present, protected and tracked. "Not present" finds holes.
     const std::uint64_t sound = PageIs::present | PageIs::tracked;
-    const PageQuery query{.inverted = sound, .all = 0, .any = PageIs::written | sound,
-                          .wanted = PageIs::tracked | PageIs::written | PageIs::present | PageIs::swapped | PageIs::zero};
+    const PageQuery query{
+        .inverted = sound,
+        .all = 0,
+        .any = PageIs::written | sound,
+        .wanted = PageIs::tracked | PageIs::written | PageIs::present | PageIs::swapped | PageIs::zero};
     Scan out;
     for (const PageRegion& region : RELIVE_TRY(pagemap_.scan(spans, query))) {
       const auto is = [&](std::uint64_t category) { return (region.categories & category) != 0; };
@@ -133,8 +142,8 @@ class UffdTracker : public Tracker {
     return out;
   }
 
-  // Registers every mapping of ours that overlaps `where`, and protects what it holds. A mapping that the kernel refuses is
-  // compared from now on. Returns the pages that were not protected before.
+  // Registers every mapping of ours that overlaps `where`, and protects what it holds. A mapping that the kernel
+  // refuses is compared from now on. Returns the pages that were not protected before.
   Result<Ranges> register_mappings(const model::Memory& memory, const Ranges& where) {
     std::vector<AddressRange> armed;
     std::size_t next = 0;  // in where
@@ -145,8 +154,8 @@ class UffdTracker : public Tracker {
       if (next == where.size() || !where[next].overlaps(mapping.range)) continue;
       const int error_number = register_range(userfault_.get(), mapping.range);
       if (error_number == ESRCH) return fail(ErrorKind::task_died, "the task's memory is gone");
-      const Pagemap::Protected done =
-          error_number == 0 ? RELIVE_TRY(pagemap_.protect(mapping.range)) : Pagemap::Protected{.all_tracked = false, .pages = {}};
+      const Pagemap::Protected done = error_number == 0 ? RELIVE_TRY(pagemap_.protect(mapping.range))
+                                                        : Pagemap::Protected{.all_tracked = false, .pages = {}};
       armed.insert(armed.end(), done.pages.begin(), done.pages.end());
       if (done.all_tracked)
         refused_.erase(mapping.range);
@@ -177,7 +186,8 @@ class UffdTracker : public Tracker {
 
 Result<std::unique_ptr<Tracker>> make_uffd_tracker(parasite::Visit& visit) {
   Pagemap pagemap = RELIVE_TRY(Pagemap::open(visit.task().pid()));
-  if (!pagemap.can_scan()) return fail(ErrorKind::unsupported, "PAGEMAP_SCAN is not in this kernel", "Linux 6.7, or another tracker");
+  if (!pagemap.can_scan())
+    return fail(ErrorKind::unsupported, "PAGEMAP_SCAN is not in this kernel", "Linux 6.7, or another tracker");
   const auto create = [&](std::uint64_t more) {
     return visit.syscall("userfaultfd", SYS_userfaultfd, {O_CLOEXEC | O_NONBLOCK | more});
   };

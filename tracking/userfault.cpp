@@ -18,7 +18,9 @@ Result<void> enable_async_protection(int userfault) {
   api.api = UFFD_API;
   api.features = kProtectFiles | kProtectUnpopulated | kProtectAsync;
   if (::ioctl(userfault, UFFDIO_API, &api) == 0) return {};
-  if (errno == EINVAL) return fail(ErrorKind::unsupported, "asynchronous write protection is not in this kernel", "Linux 6.7, or another tracker");
+  if (errno == EINVAL)
+    return fail(ErrorKind::unsupported, "asynchronous write protection is not in this kernel",
+                "Linux 6.7, or another tracker");
   return fail_errno("ioctl UFFDIO_API", "");
 }
 

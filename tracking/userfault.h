@@ -10,8 +10,8 @@ namespace relive::tracking {
 // UFFDIO_API. ErrorKind::unsupported where the kernel lacks a feature (before 6.7).
 Result<void> enable_async_protection(int userfault);
 
-// UFFDIO_REGISTER for write protection. 0, or errno: EBUSY is another userfaultfd's, EPERM or EINVAL a kind of mapping that
-// the kernel cannot track.
+// UFFDIO_REGISTER for write protection. 0, or errno: EBUSY is another userfaultfd's, EPERM or EINVAL a kind of mapping
+// that the kernel cannot track.
 int register_range(int userfault, AddressRange range);
 
 }  // namespace relive::tracking

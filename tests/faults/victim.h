@@ -9,7 +9,8 @@ namespace relive::testing {
 
 // What the words mean that the test says to run_victim().
 inline constexpr char kWreck = 'w';  // change all of it; answers 'y'
-inline constexpr char kJudge = '?';  // answers kBack, kWrecked, or kNeither (and what is wrong is in SCRATCH/complaints)
+inline constexpr char kJudge =
+    '?';  // answers kBack, kWrecked, or kNeither (and what is wrong is in SCRATCH/complaints)
 inline constexpr char kBack = 'b';
 inline constexpr char kWrecked = 'u';
 inline constexpr char kNeither = 'x';

@@ -72,7 +72,9 @@ struct Playground {
 
 // One random act on the playground.
 void misuse(const Playground& ground, std::mt19937& random) {
-  const auto below = [&](std::uint64_t limit) { return std::uniform_int_distribution<std::uint64_t>(0, limit - 1)(random); };
+  const auto below = [&](std::uint64_t limit) {
+    return std::uniform_int_distribution<std::uint64_t>(0, limit - 1)(random);
+  };
   char* area[] = {ground.anonymous, ground.file, ground.shared};
   const std::uint64_t sizes[] = {kAreaPages, kFilePages, kFilePages};
   const std::uint64_t which = std::min<std::uint64_t>(2, below(5) == 0 ? 2 : below(2));
@@ -108,7 +110,8 @@ void misuse(const Playground& ground, std::mt19937& random) {
     case 8:  // mapped over
       if (which == 0) ::mmap(at, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
       if (which == 1)
-        ::mmap(at, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED, ground.backing.get(), static_cast<off_t>(page * kPageSize));
+        ::mmap(at, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED, ground.backing.get(),
+               static_cast<off_t>(page * kPageSize));
       break;
     case 9: {  // moved over others; the hole is filled anew
       if (which != 0) break;
@@ -137,13 +140,15 @@ void misuse(const Playground& ground, std::mt19937& random) {
 // Fills the holes that case 10 leaves where growing did not work: the area is one again.
 void mend(const Playground& ground) {
   for (std::uint64_t page = 0; page < kAreaPages; ++page)
-    ::mmap(ground.anonymous + page * kPageSize, kPageSize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+    ::mmap(ground.anonymous + page * kPageSize, kPageSize, PROT_READ | PROT_WRITE,
+           MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
 }
 
 int play(const Playground& ground, unsigned seed, bool huge, ChildEnd end) {
   std::mt19937 random(seed);
   if (huge) ::madvise(ground.anonymous, kAreaPages * kPageSize, MADV_HUGEPAGE);
-  for (std::uint64_t page = 0; page < kAreaPages; page += 1 + page % 3) ground.anonymous[page * kPageSize] = static_cast<char>(page);
+  for (std::uint64_t page = 0; page < kAreaPages; page += 1 + page % 3)
+    ground.anonymous[page * kPageSize] = static_cast<char>(page);
   for (std::uint64_t page = 0; page < kFilePages; page += 2) ground.file[page * kPageSize] = 1;
   for (std::uint64_t page = 0; page < kFilePages / 2; page += 3) ground.shared[page * kPageSize] = 1;
   end.say('r');
@@ -172,7 +177,8 @@ Result<Ranges> markers(model::Pid pid, const Ranges& where) {
   const Pagemap pagemap = RELIVE_TRY(Pagemap::open(pid));
   if (!pagemap.can_scan()) return Ranges{};
   std::vector<AddressRange> out;
-  const PageQuery query{.inverted = PageIs::written, .all = PageIs::written | PageIs::swapped | PageIs::tracked, .any = 0, .wanted = 0};
+  const PageQuery query{
+      .inverted = PageIs::written, .all = PageIs::written | PageIs::swapped | PageIs::tracked, .any = 0, .wanted = 0};
   for (const PageRegion& region : RELIVE_TRY(pagemap.scan(where, query))) out.push_back(region.range);
   return normalize(std::move(out));
 }
@@ -218,14 +224,18 @@ TEST_P(TrackerTruth, WhatDiffersIsFound) {
       ASSERT_OK(judge);
       const auto truth = (*judge)->changed(*visit, *living, rig.current, *rig.store);
       ASSERT_OK(truth);
-      // A protected page of a file that nobody wrote carries a marker that looks like a swapped copy: no copy, if unknown.
-      const auto marked = markers(child.pid(), subtract(ranges_with(*living, {Care::private_file}), rig.current.ranges()));
+      // A protected page of a file that nobody wrote carries a marker that looks like a swapped copy: no copy, if
+      // unknown.
+      const auto marked =
+          markers(child.pid(), subtract(ranges_with(*living, {Care::private_file}), rig.current.ranges()));
       ASSERT_OK(marked);
       // Elsewhere the kernel itself writes while the parasite runs (rseq).
       const Ranges missed = intersect(subtract(subtract(*truth, *marked), *changed), ground.ranges());
-      ASSERT_TRUE(missed.empty()) << count_pages(missed) << " pages missed in round " << round << ", the first at " << std::hex
-                                  << missed[0].begin << " anonymous " << reinterpret_cast<std::uint64_t>(ground.anonymous) << " file "
-                                  << reinterpret_cast<std::uint64_t>(ground.file) << " shared " << reinterpret_cast<std::uint64_t>(ground.shared);
+      ASSERT_TRUE(missed.empty()) << count_pages(missed) << " pages missed in round " << round << ", the first at "
+                                  << std::hex << missed[0].begin << " anonymous "
+                                  << reinterpret_cast<std::uint64_t>(ground.anonymous) << " file "
+                                  << reinterpret_cast<std::uint64_t>(ground.file) << " shared "
+                                  << reinterpret_cast<std::uint64_t>(ground.shared);
       reported += count_pages(*changed);
       different += count_pages(*truth);
 
@@ -241,7 +251,8 @@ TEST_P(TrackerTruth, WhatDiffersIsFound) {
       ASSERT_EQ(rig.store->pages_used(), rig.current.pages());
       const auto nothing = (*judge)->changed(*visit, *living, rig.current, *rig.store);
       ASSERT_OK(nothing);
-      EXPECT_TRUE(intersect(subtract(*nothing, *marked), ground.ranges()).empty()) << "what was saved is not what is there";
+      EXPECT_TRUE(intersect(subtract(*nothing, *marked), ground.ranges()).empty())
+          << "what was saved is not what is there";
       const auto armed = rig.tracker->arm(*visit, *living, *changed);
       ASSERT_OK(armed);
       EXPECT_TRUE(rig.tracker->notes().empty()) << rig.tracker->notes()[0];
@@ -254,11 +265,13 @@ TEST_P(TrackerTruth, WhatDiffersIsFound) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Trackers, TrackerTruth,
-                         ::testing::Combine(::testing::Values(TrackerKind::uffd, TrackerKind::soft_dirty, TrackerKind::compare),
+                         ::testing::Combine(::testing::Values(TrackerKind::uffd, TrackerKind::soft_dirty,
+                                                              TrackerKind::compare),
                                             ::testing::Bool()),
                          [](const auto& test) {
                            const TrackerKind kind = std::get<0>(test.param);
-                           const std::string name = kind == TrackerKind::soft_dirty ? "soft_dirty" : std::string(tracker_name(kind));
+                           const std::string name =
+                               kind == TrackerKind::soft_dirty ? "soft_dirty" : std::string(tracker_name(kind));
                            return name + (std::get<1>(test.param) ? "_huge_pages" : "");
                          });
 
@@ -313,7 +326,8 @@ TEST(PageStoreTest, SavesGrowsReusesAndLeaves) {
       ASSERT_EQ(seen, page);
     }
     std::uint64_t inside = 0;
-    ASSERT_OK(task->read(store->address_in_task(map.find(begin + 19999 * kPageSize).value()), std::as_writable_bytes(std::span(&inside, 1))));
+    ASSERT_OK(task->read(store->address_in_task(map.find(begin + 19999 * kPageSize).value()),
+                         std::as_writable_bytes(std::span(&inside, 1))));
     EXPECT_EQ(inside, 19999U) << "the window in the task has grown with it";
 
     const auto again = store->save(*visit, {{begin, begin + 10 * kPageSize}});

@@ -85,9 +85,11 @@ TEST(MemoryPlanTest, UnmappedMappedGrownShrunk) {
   const auto wanted = memory({mapping(0, 4), mapping(10, 2), mapping(20, 4)});
   const auto living = memory({mapping(0, 6), mapping(20, 3), mapping(30, 1)});
   const auto plan = plan_memory(wanted, living);
-  EXPECT_THAT(stories(plan), ElementsAre("grown since by 8 KiB", "unmapped since", "shrunk since by 4 KiB", "mapped since"));
+  EXPECT_THAT(stories(plan),
+              ElementsAre("grown since by 8 KiB", "unmapped since", "shrunk since by 4 KiB", "mapped since"));
   EXPECT_THAT(texts(plan), ElementsAre("unmap 7f0000004000-7f0000006000 8 KiB", "unmap 7f000001e000-7f000001f000 4 KiB",
-                                       "map 7f000000a000-7f000000c000 rw-p anonymous 8 KiB", "map 7f0000017000-7f0000018000 rw-p anonymous 4 KiB"));
+                                       "map 7f000000a000-7f000000c000 rw-p anonymous 8 KiB",
+                                       "map 7f0000017000-7f0000018000 rw-p anonymous 4 KiB"));
 }
 
 TEST(MemoryPlanTest, MovedIsToldOnce) {
@@ -106,7 +108,8 @@ TEST(MemoryPlanTest, ProtectionAndMarks) {
   living.mappings[0].marks.random = true;
   const auto plan = plan_memory(wanted, living);
   EXPECT_THAT(stories(plan), ElementsAre("protection r-- -> rw-, no longer not forked, now read at random"));
-  EXPECT_THAT(texts(plan), ElementsAre("protect 7f0000000000-7f0000004000 16 KiB: rw- -> r--", "mark 7f0000000000-7f0000004000 16 KiB: not forked",
+  EXPECT_THAT(texts(plan), ElementsAre("protect 7f0000000000-7f0000004000 16 KiB: rw- -> r--",
+                                       "mark 7f0000000000-7f0000004000 16 KiB: not forked",
                                        "mark 7f0000000000-7f0000004000 16 KiB: not read at random"));
 }
 
@@ -115,7 +118,8 @@ TEST(MemoryPlanTest, AnotherObjectInThePlaceIsReplaced) {
   const auto living = memory({shared(mapping(0, 4), 8)});
   const auto plan = plan_memory(wanted, living);
   EXPECT_THAT(stories(plan), ElementsAre("replaced since by rw-s /dev/zero (deleted)"));
-  EXPECT_THAT(texts(plan), ElementsAre("map 7f0000000000-7f0000004000 rw-s shared anonymous 16 KiB, over what is there"));
+  EXPECT_THAT(texts(plan),
+              ElementsAre("map 7f0000000000-7f0000004000 rw-s shared anonymous 16 KiB, over what is there"));
   EXPECT_THAT(plan.made, SizeIs(1));
 }
 
@@ -180,8 +184,14 @@ Space space_of(const std::vector<Mapping>& mappings) {
   for (const auto& mapping : mappings) {
     for (std::uint64_t at = mapping.range.begin; at < mapping.range.end; at += kPageSize) {
       const std::uint64_t offset = mapping.has_object() ? mapping.offset + (at - mapping.range.begin) : 0;
-      space[at] = {mapping.protection(), mapping.shared, mapping.source, mapping.inode, offset, std::string(model::given_name(mapping)),
-                   mapping.marks,        mapping.protection_key};
+      space[at] = {mapping.protection(),
+                   mapping.shared,
+                   mapping.source,
+                   mapping.inode,
+                   offset,
+                   std::string(model::given_name(mapping)),
+                   mapping.marks,
+                   mapping.protection_key};
     }
   }
   return space;
@@ -222,11 +232,21 @@ class Simulator {
     each(op.range, [&](Page& page) {
       MappingMarks& marks = page.marks;
       switch (op.mark) {
-        case Mark::dont_fork: marks.dont_fork = op.on; return;
-        case Mark::dont_dump: marks.dont_dump = op.on; return;
-        case Mark::wipe_on_fork: marks.wipe_on_fork = op.on; return;
-        case Mark::mergeable: marks.mergeable = op.on; return;
-        case Mark::sealed: marks.sealed = true; return;
+        case Mark::dont_fork:
+          marks.dont_fork = op.on;
+          return;
+        case Mark::dont_dump:
+          marks.dont_dump = op.on;
+          return;
+        case Mark::wipe_on_fork:
+          marks.wipe_on_fork = op.on;
+          return;
+        case Mark::mergeable:
+          marks.mergeable = op.on;
+          return;
+        case Mark::sealed:
+          marks.sealed = true;
+          return;
         case Mark::huge_page:
         case Mark::no_huge_page:
           EXPECT_TRUE(op.on) << "no such call";

@@ -42,37 +42,51 @@ TEST(MapsTextTest, EveryLineIsOneMapping) {
 
 TEST(MapsTextTest, TheNameTellsTheSource) {
   const auto mappings = parse_maps(kMaps).value();
-  const MappingSource expected[] = {MappingSource::file,   MappingSource::file,   MappingSource::anonymous,    MappingSource::anonymous,
-                                    MappingSource::shared_anonymous, MappingSource::memfd, MappingSource::sysv, MappingSource::deleted_file,
-                                    MappingSource::device, MappingSource::device, MappingSource::file,         MappingSource::anonymous,
-                                    MappingSource::anonymous, MappingSource::kernel, MappingSource::kernel};
+  const MappingSource expected[] = {MappingSource::file,
+                                    MappingSource::file,
+                                    MappingSource::anonymous,
+                                    MappingSource::anonymous,
+                                    MappingSource::shared_anonymous,
+                                    MappingSource::memfd,
+                                    MappingSource::sysv,
+                                    MappingSource::deleted_file,
+                                    MappingSource::device,
+                                    MappingSource::device,
+                                    MappingSource::file,
+                                    MappingSource::anonymous,
+                                    MappingSource::anonymous,
+                                    MappingSource::kernel,
+                                    MappingSource::kernel};
   for (std::size_t i = 0; i < mappings.size(); ++i) EXPECT_EQ(mappings[i].source, expected[i]) << mappings[i].name;
   EXPECT_EQ(model::given_name(mappings[11]), "cache");
   EXPECT_EQ(model::given_name(mappings[12]), "");
 }
 
 TEST(SmapsTextTest, FlagsBecomeMarks) {
-  const auto mappings = parse_smaps(
-                            "7f0000000000-7f0000021000 rw-p 00000000 00:00 0 \n"
-                            "Size:                132 kB\n"
-                            "VmFlags: rd wr mr mw me lo lf dc dd wf mg hg nr sd \n"
-                            "7f0000021000-7f0000022000 r--s 00000000 00:01 77                         /dev/zero (deleted)\n"
-                            "ProtectionKey:         3\n"
-                            "VmFlags: rd mr sr gd sl\n")
-                            .value();
+  const auto mappings =
+      parse_smaps(
+          "7f0000000000-7f0000021000 rw-p 00000000 00:00 0 \n"
+          "Size:                132 kB\n"
+          "VmFlags: rd wr mr mw me lo lf dc dd wf mg hg nr sd \n"
+          "7f0000021000-7f0000022000 r--s 00000000 00:01 77                         /dev/zero (deleted)\n"
+          "ProtectionKey:         3\n"
+          "VmFlags: rd mr sr gd sl\n")
+          .value();
   ASSERT_EQ(mappings.size(), 2U);
   const auto& marks = mappings[0].marks;
-  EXPECT_TRUE(marks.locked && marks.lock_on_fault && marks.dont_fork && marks.dont_dump && marks.wipe_on_fork && marks.mergeable &&
-              marks.huge_page && marks.no_reserve && marks.may_write);
+  EXPECT_TRUE(marks.locked && marks.lock_on_fault && marks.dont_fork && marks.dont_dump && marks.wipe_on_fork &&
+              marks.mergeable && marks.huge_page && marks.no_reserve && marks.may_write);
   EXPECT_FALSE(marks.no_huge_page || marks.random || marks.sequential || marks.sealed);
   EXPECT_EQ(mappings[1].protection_key, 3U);
-  EXPECT_TRUE(mappings[1].marks.sequential && mappings[1].marks.grows_down && mappings[1].marks.sealed && !mappings[1].marks.may_write);
+  EXPECT_TRUE(mappings[1].marks.sequential && mappings[1].marks.grows_down && mappings[1].marks.sealed &&
+              !mappings[1].marks.may_write);
 }
 
 TEST(MapsTextTest, WhatIsNoMapsTextIsAnError) {
-  for (const std::string_view text : {"x\n", "10-20 rw-p 0 0:0 0\n", "1000-1000 rw-p 0 0:0 0\n", "2000-1000 rw-p 0 0:0 0\n", "1000-2000 rwxq 0 0:0 0\n",
-                                      "1000-2000 rw 0 0:0 0\n", "1000-2000 rw-p\n", "1000-3000 rw-p 0 0:0 0\n2000-4000 rw-p 0 0:0 0\n", "\n",
-                                      "1000-2000 rw-p 0 0:0 99999999999999999999999\n"}) {
+  for (const std::string_view text :
+       {"x\n", "10-20 rw-p 0 0:0 0\n", "1000-1000 rw-p 0 0:0 0\n", "2000-1000 rw-p 0 0:0 0\n",
+        "1000-2000 rwxq 0 0:0 0\n", "1000-2000 rw 0 0:0 0\n", "1000-2000 rw-p\n",
+        "1000-3000 rw-p 0 0:0 0\n2000-4000 rw-p 0 0:0 0\n", "\n", "1000-2000 rw-p 0 0:0 99999999999999999999999\n"}) {
     EXPECT_FALSE(parse_maps(text).has_value()) << text;
   }
   EXPECT_FALSE(parse_smaps("VmFlags: rd\n").has_value());
@@ -86,7 +100,8 @@ TEST(MapsTextTest, DamagedTextNeverBreaksTheParser) {
   const std::string good = std::string(kMaps) + "VmFlags: rd wr\nProtectionKey: 1\n";
   for (int round = 0; round < 20000; ++round) {
     std::string text = good.substr(0, random() % good.size());
-    for (unsigned i = random() % 4; i > 0 && !text.empty(); --i) text[random() % text.size()] = static_cast<char>(random());
+    for (unsigned i = random() % 4; i > 0 && !text.empty(); --i)
+      text[random() % text.size()] = static_cast<char>(random());
     for (const auto& parsed : {parse_maps(text), parse_smaps(text)}) {
       if (!parsed) continue;
       std::uint64_t end = 0;
@@ -123,7 +138,9 @@ TEST(CarryMarksTest, WhereTheObjectIsTheSame) {
   auto before = parse_maps("1000-5000 rw-p 0 0:0 0\n8000-9000 rw-s 0 0:1 7 /dev/zero (deleted)\n").value();
   before[0].marks.dont_fork = true;
   before[1].marks.random = true;
-  const auto now = carry_marks(parse_maps("0-1000 rw-p 0 0:0 0\n1000-7000 r--p 0 0:0 0\n8000-9000 rw-s 0 0:1 8 /dev/zero (deleted)\n").value(), before);
+  const auto now = carry_marks(
+      parse_maps("0-1000 rw-p 0 0:0 0\n1000-7000 r--p 0 0:0 0\n8000-9000 rw-s 0 0:1 8 /dev/zero (deleted)\n").value(),
+      before);
   ASSERT_EQ(now.size(), 4U);
   EXPECT_FALSE(now[0].marks.dont_fork);
   EXPECT_EQ(now[1].range, (AddressRange{0x1000, 0x5000}));
@@ -133,10 +150,11 @@ TEST(CarryMarksTest, WhereTheObjectIsTheSame) {
 }
 
 TEST(MergedTest, LinesThatContinueEachOtherAreOneMapping) {
-  const auto mappings = parse_maps(
-                            "1000-2000 rw-p 0 0:0 0\n2000-3000 rw-p 0 0:0 0 [heap]\n3000-4000 r--p 0 0:0 0\n"
-                            "4000-5000 r--s 00000000 0:1 7 /f\n5000-6000 r--s 00001000 0:1 7 /f\n6000-7000 r--s 00001000 0:1 7 /f\n")
-                            .value();
+  const auto mappings =
+      parse_maps(
+          "1000-2000 rw-p 0 0:0 0\n2000-3000 rw-p 0 0:0 0 [heap]\n3000-4000 r--p 0 0:0 0\n"
+          "4000-5000 r--s 00000000 0:1 7 /f\n5000-6000 r--s 00001000 0:1 7 /f\n6000-7000 r--s 00001000 0:1 7 /f\n")
+          .value();
   const auto whole = model::merged(mappings);
   ASSERT_EQ(whole.size(), 4U);
   EXPECT_EQ(whole[0].range, (AddressRange{0x1000, 0x3000}));

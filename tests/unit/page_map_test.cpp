@@ -14,8 +14,8 @@ namespace {
 
 constexpr std::uint64_t kSpace = 64;  // pages of the toy address space
 
-using NaiveSet = std::set<std::uint64_t>;             // page numbers
-using NaiveMap = std::map<std::uint64_t, Slot>;       // page number -> slot
+using NaiveSet = std::set<std::uint64_t>;        // page numbers
+using NaiveMap = std::map<std::uint64_t, Slot>;  // page number -> slot
 
 constexpr std::uint64_t at(std::uint64_t page) { return (page + 16) * kPageSize; }
 
@@ -27,7 +27,9 @@ class PageMapProperties : public ::testing::TestWithParam<int> {
     random_.seed(seed_ + static_cast<unsigned>(GetParam()) * 7919U);
   }
   [[nodiscard]] std::string story() const { return "RELIVE_SEED=" + std::to_string(seed_); }
-  std::uint64_t below(std::uint64_t limit) { return std::uniform_int_distribution<std::uint64_t>(0, limit - 1)(random_); }
+  std::uint64_t below(std::uint64_t limit) {
+    return std::uniform_int_distribution<std::uint64_t>(0, limit - 1)(random_);
+  }
 
   NaiveSet random_set() {
     NaiveSet out;
@@ -147,7 +149,8 @@ TEST_P(PageMapProperties, APlanDoesWhatIsNeededAndNoMore) {
   for (const std::uint64_t page : random_set())
     if (!made.contains(page)) kept.insert(page);
 
-  const PagePlan plan = plan_pages(made_of(wanted), made_of(current), pieces(changed, false), pieces(kept, true), pieces(made, true));
+  const PagePlan plan =
+      plan_pages(made_of(wanted), made_of(current), pieces(changed, false), pieces(kept, true), pieces(made, true));
 
   NaiveMap copies;
   NaiveSet drops;
@@ -156,7 +159,8 @@ TEST_P(PageMapProperties, APlanDoesWhatIsNeededAndNoMore) {
     const bool have = current.contains(page);
     if (made.contains(page) && want) copies[page] = wanted.at(page);
     if (!kept.contains(page)) continue;
-    if (want && (changed.contains(page) || !have || current.at(page) != wanted.at(page))) copies[page] = wanted.at(page);
+    if (want && (changed.contains(page) || !have || current.at(page) != wanted.at(page)))
+      copies[page] = wanted.at(page);
     if (!want && (changed.contains(page) || have)) drops.insert(page);
   }
   NaiveMap planned;

@@ -22,10 +22,13 @@ TEST(SlotsTest, TakesLowestFirstAndReusesWhatIsReleased) {
 
 TEST(SlotsTest, AnyOrderOfUsesIsTheNaiveOne) {
   const char* asked = std::getenv("RELIVE_SEED");
-  const unsigned seed = asked != nullptr ? static_cast<unsigned>(std::strtoul(asked, nullptr, 10)) : std::random_device{}();
+  const unsigned seed =
+      asked != nullptr ? static_cast<unsigned>(std::strtoul(asked, nullptr, 10)) : std::random_device{}();
   SCOPED_TRACE("RELIVE_SEED=" + std::to_string(seed));
   std::mt19937 random(seed);
-  const auto below = [&](std::uint64_t limit) { return std::uniform_int_distribution<std::uint64_t>(0, limit - 1)(random); };
+  const auto below = [&](std::uint64_t limit) {
+    return std::uniform_int_distribution<std::uint64_t>(0, limit - 1)(random);
+  };
   Slots slots;
   slots.grow(64);
   std::map<Slot, int> users;  // of the slots in use
