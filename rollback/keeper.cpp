@@ -182,7 +182,7 @@ Error keep(Keeper& keeper, const TaskKey& key) {
     std::array<pollfd, 3> watched = {
         {{keeper.engine->pidfd(), POLLIN, 0}, {keeper.signals.get(), POLLIN, 0}, {keeper.listener.get(), POLLIN, 0}}};
     const bool empty = keeper.engine->list().empty();
-    const Error no_snapshots{ErrorKind::not_found,
+    Error no_snapshots{ErrorKind::not_found,
                              task + " has no snapshots",
                              0,
                              fmt::format("relive snapshot {} takes one", key.pid.value),

@@ -142,6 +142,20 @@ def check(test, done):
         check_json(done.stdout, wanted)
 
 
+def run_script(script, environment, folder):
+    """Ends everything that the script started and that stayed in its process group."""
+    bash = subprocess.Popen(["bash", "-c", script], env=environment, cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        out, err = bash.communicate(timeout=PATIENCE_S)
+        return subprocess.CompletedProcess(script, bash.returncode, out, err)
+    finally:
+        try:
+            os.killpg(bash.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        bash.communicate()
+
+
 def run_test(test, build):
     folder = pathlib.Path(tempfile.mkdtemp(prefix="rc-"))
     runtime = folder / "run"
@@ -154,7 +168,7 @@ def run_test(test, build):
             victim = Victim(test["VICTIM"][0])
             environment.update(victim.words)
         script = f". {HERE}/prelude.sh\nset -euo pipefail\n{test['RUN'][0]}\n"
-        done = subprocess.run(["bash", "-c", script], env=environment, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE_S * 2)
+        done = run_script(script, environment, folder)
         check(test, done)
         if victim and "ENDS" not in test:
             victim.judge()
