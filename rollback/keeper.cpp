@@ -183,10 +183,10 @@ Error keep(Keeper& keeper, const TaskKey& key) {
         {{keeper.engine->pidfd(), POLLIN, 0}, {keeper.signals.get(), POLLIN, 0}, {keeper.listener.get(), POLLIN, 0}}};
     const bool empty = keeper.engine->list().empty();
     Error no_snapshots{ErrorKind::not_found,
-                             task + " has no snapshots",
-                             0,
-                             fmt::format("relive snapshot {} takes one", key.pid.value),
-                             {}};
+                       task + " has no snapshots",
+                       0,
+                       fmt::format("relive snapshot {} takes one", key.pid.value),
+                       {}};
     const bool lingering = task::release_lingering() != 0;
     const int ready = ::poll(watched.data(), watched.size(), lingering ? kLingeringMs : empty ? kPatienceMs : -1);
     if (ready == 0 && lingering) continue;
