@@ -63,6 +63,7 @@ struct Engine::State {
 
   // `current` becomes `map`; the store counts users of slots.
   void set_current(const tracking::PageMap& map) {
+    if (map == current) return;  // counting costs 1 ns a page
     store->retain(map.runs());
     store->release(current.runs());
     current = map;
