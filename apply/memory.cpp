@@ -50,10 +50,21 @@ Lock lock_of(const model::MappingMarks& marks) {
   return !marks.locked ? Lock::none : marks.lock_on_fault ? Lock::on_fault : Lock::locked;
 }
 
-// Memory of an object that reads as zeros where nobody wrote.
-bool starts_as_zeros(const Mapping& mapping) {
-  return mapping.shared && (mapping.source == MappingSource::shared_anonymous ||
-                            mapping.source == MappingSource::memfd || mapping.source == MappingSource::sysv);
+// The pages of `mapping` at which the object behind `fd` has data.
+Ranges data_of(int fd, const Mapping& mapping) {
+  std::vector<AddressRange> data;
+  const auto end = static_cast<off_t>(mapping.offset + mapping.range.size());
+  for (auto at = static_cast<off_t>(mapping.offset); at < end;) {
+    const off_t begin = ::lseek(fd, at, SEEK_DATA);
+    if (begin < 0 || begin >= end) break;
+    at = std::min(end, ::lseek(fd, begin, SEEK_HOLE));
+    if (at <= begin) break;
+    const auto address = [&](off_t offset) {
+      return mapping.range.begin + (static_cast<std::uint64_t>(offset) - mapping.offset);
+    };
+    data.push_back({page_floor(address(begin)), page_ceil(address(at))});
+  }
+  return tracking::normalize(std::move(data));
 }
 
 // A system call of the task.
@@ -125,24 +136,25 @@ Result<std::uint64_t> most_mappings() {
   return count;
 }
 
-// What is written where: pages from the store, and zeros.
+// What is written where: pages from the store, and zeros. A page of shared memory that no map knows is a page of zeros
+// (tracking/populated.h); of private memory, one that its backing gives.
 class Contents {
  public:
   Contents(const MemoryPlan& plan, const tracking::PagePlan& pages) : pages_(pages) {
     for (const auto& copy : pages.copies) copied_.push_back({copy.to, copy.to + copy.pages * kPageSize});
-    Ranges zeroable;
-    Ranges made_zeroable;
+    std::vector<AddressRange> shared;
     for (const auto& piece : plan.pieces) {
-      if (piece.wanted == nullptr || !starts_as_zeros(*piece.wanted)) continue;
-      zeroable.push_back(piece.range);
-      if (!piece.kept) made_zeroable.push_back(piece.range);
+      if (piece.wanted != nullptr && piece.wanted->shared) shared.push_back(piece.range);
     }
-    // An object that lives on elsewhere comes back with what was written to it since.
-    const Ranges made = tracking::intersect(tracking::normalize(made_zeroable), plan.made);
-    zeros_ = tracking::unite(tracking::intersect(pages.drops, tracking::normalize(zeroable)),
-                             tracking::subtract(made, copied_));
-    written_ = tracking::unite(copied_, zeros_);
+    zeros_ = tracking::intersect(pages.drops, tracking::normalize(std::move(shared)));
     drops_ = tracking::subtract(pages.drops, zeros_);
+    written_ = tracking::unite(copied_, zeros_);
+  }
+
+  // An object that comes back brings what was written to it since: `ranges`, where no page is copied, become zeros.
+  void add_zeros(const Ranges& ranges) {
+    zeros_ = tracking::unite(zeros_, tracking::subtract(ranges, copied_));
+    written_ = tracking::unite(copied_, zeros_);
   }
 
   [[nodiscard]] const tracking::PagePlan& pages() const { return pages_; }
@@ -181,6 +193,7 @@ class MemoryWork {
     RELIVE_TRY(keep_clear());
     RELIVE_TRY(probe_seals());
     RELIVE_TRY(release_locks());
+    RELIVE_TRY(open_objects());
     RELIVE_TRY(make_mappings());
     RELIVE_TRY(grant_rights());
     RELIVE_TRY(take_locks());
@@ -344,11 +357,11 @@ class MemoryWork {
       return steps_.take(
           what, inverse,
           {SYS_mmap, {place, mapping.range.size(), number(protection), number(map_flags(mapping)), ~0ULL, 0}});
-    if (const auto fd = RELIVE_TRY(file_of(make))) {
-      return steps_.take(
-          what, inverse,
-          {SYS_mmap,
-           {place, mapping.range.size(), number(protection), number(map_flags(mapping)), number(*fd), mapping.offset}});
+    if (const auto fd = given_.find(make.hold_key); fd != given_.end()) {
+      return steps_.take(what, inverse,
+                         {SYS_mmap,
+                          {place, mapping.range.size(), number(protection), number(map_flags(mapping)),
+                           number(fd->second), mapping.offset}});
     }
     const std::uint64_t twin = make.twin != 0 ? make.twin : RELIVE_TRY(part_of_new_object(mapping));
     RELIVE_TRY(steps_.take(what, inverse,
@@ -370,25 +383,45 @@ class MemoryWork {
     return flags;
   }
 
-  // A descriptor in the task, for as long as the work goes on, of the file that is to be mapped. Nothing: there is
-  // none, but the memory can be had from where it is mapped now, or made anew.
-  Result<std::optional<RemoteFd>> file_of(const MakeMapping& make) {
-    if (const auto known = given_.find(make.hold_key); known != given_.end()) return known->second;
+  Result<void> open_objects() {
+    std::vector<AddressRange> stale;
+    for (const auto* make : operations<MakeMapping>()) {
+      if (!make->mapping.has_object()) continue;
+      const int fd = RELIVE_TRY(open_object(*make));
+      if (!make->mapping.shared || tracking::intersect(plan_.made, {make->mapping.range}).empty()) continue;
+      if (fd >= 0) {
+        const Ranges data = data_of(fd, make->mapping);
+        stale.insert(stale.end(), data.begin(), data.end());
+      } else if (make->twin != 0) {
+        stale.push_back(make->mapping.range);
+      }
+    }
+    contents_.add_zeros(tracking::normalize(std::move(stale)));
+    return {};
+  }
+
+  // Gives the task a descriptor, for as long as the work goes on, of the file that is to be mapped. Returns ours; -1:
+  // there is none, but the memory can be had from where it is mapped now, or made anew.
+  Result<int> open_object(const MakeMapping& make) {
+    if (const auto ours = ours_.find(make.hold_key); ours != ours_.end()) return ours->second;
     const auto held = workshop_.holds.mapped_files.find(make.hold_key);
-    if (held != workshop_.holds.mapped_files.end()) return RELIVE_TRY(give(make.hold_key, held->second.get()));
+    if (held != workshop_.holds.mapped_files.end()) return give(make.hold_key, held->second.get());
     if (make.mapping.source == MappingSource::file) {
       auto opened = capture::open_mapped_file(workshop_.visit.task().pid(), make.mapping);
-      if (opened) return RELIVE_TRY(give(make.hold_key, opened->get()));
+      if (opened) {
+        opened_.push_back(std::move(*opened));
+        return give(make.hold_key, opened_.back().get());
+      }
       if (make.twin == 0) return std::unexpected(std::move(opened).error());
     }
-    if (make.twin != 0 || make.mapping.source == MappingSource::shared_anonymous) return std::nullopt;
+    if (make.twin != 0 || make.mapping.source == MappingSource::shared_anonymous) return -1;
     return fail(
         ErrorKind::refused,
         fmt::format("mapping {}: what it mapped is gone and could not be held", model::mapping_text(make.mapping)),
         "a keeper with CAP_CHECKPOINT_RESTORE holds mapped files that have no name");
   }
 
-  Result<RemoteFd> give(std::uint64_t key, int fd) {
+  Result<int> give(std::uint64_t key, int fd) {
     const RemoteFd spare = RELIVE_TRY(workshop_.visit.spare_descriptor());
     RELIVE_TRY(workshop_.visit.record_undo(fmt::format("close {}", spare.value), SYS_close, {number(spare)}));
     RELIVE_TRY(fault_point("give a mapped file"));
@@ -396,7 +429,8 @@ class MemoryWork {
     workshop_.cleanup.syscall(fmt::format("close {}", spare.value), SYS_close, {number(spare)},
                               Program::OnError::go_on);
     given_.emplace(key, spare);
-    return spare;
+    ours_.emplace(key, fd);
+    return fd;
   }
 
   // Shared anonymous memory that nobody holds and that is mapped nowhere any more: a new one of the same size, and the
@@ -555,8 +589,6 @@ class MemoryWork {
     }
     RELIVE_TRY(for_each_part(plan_.pieces, contents_.drops(),
                              [&](const MemoryPiece& piece, AddressRange part) -> Result<void> {
-                               if (piece.wanted->shared)
-                                 return {};  // a file of others: what was not stored was not the task's
                                if (piece.wanted->marks.locked) {
                                  advise("MADV_DONTNEED_LOCKED", part, kDontNeedLocked, Program::OnError::stop);
                                  if (!piece.wanted->marks.lock_on_fault) relock_.push_back(part);
@@ -644,7 +676,9 @@ class MemoryWork {
   Steps steps_;
   std::vector<Made> made_;
   std::vector<Rights> final_rights_;
-  std::map<std::uint64_t, RemoteFd> given_;  // by hold key
+  std::map<std::uint64_t, RemoteFd> given_;  // by hold key: in the task
+  std::map<std::uint64_t, int> ours_;        // the same files, here
+  std::vector<UniqueFd> opened_;
   std::map<std::pair<std::uint64_t, std::uint64_t>, std::uint64_t>
       objects_;                                 // device and inode -> where the new one is mapped
   std::map<FileKey, std::uint64_t> hold_keys_;  // as model::hold_key

@@ -1,6 +1,6 @@
-// A child that does to its memory what programs do, at random; captured before, taken back behind, and compared: ranges,
-// protections, marks, locks, program break, contents. The page store and the tracker are stood in for by the simplest
-// that can be right: everything is read and compared.
+// A child that does to its memory what programs do, at random; captured before, taken back behind, and compared:
+// ranges, protections, marks, locks, program break, contents. The page store and the tracker are stood in for by the
+// simplest that can be right: everything is read and compared.
 #include "apply/memory.h"
 
 #include <fcntl.h>
@@ -36,8 +36,9 @@ using ::testing::IsEmpty;
 
 constexpr std::uint64_t kPlayground = 0x200000000000;
 constexpr std::uint64_t kPlaygroundPages = 96;
-constexpr AddressRange kPlaygroundRange{kPlayground, kPlayground + kPlaygroundPages * kPageSize};
+constexpr AddressRange kPlaygroundRange{kPlayground, kPlayground + kPlaygroundPages* kPageSize};
 constexpr std::uint64_t kFilePages = 16;
+constexpr std::uint64_t kStoreBytes = std::uint64_t{256} << 20;
 
 void* page_at(std::uint64_t page) { return reinterpret_cast<void*>(kPlayground + page * kPageSize); }
 
@@ -54,7 +55,8 @@ class Mutator {
 
  private:
   static void scribble(std::mt19937& random, std::uint64_t page, std::uint64_t pages) {
-    // Through the kernel, so that unwritable pages are an error and no signal: read(2) from /dev/zero would give zeros only.
+    // Through the kernel, so that unwritable pages are an error and no signal: read(2) from /dev/zero would give zeros
+    // only.
     int pipe[2];
     if (::pipe(pipe) != 0) return;
     for (std::uint64_t i = 0; i < pages; ++i) {
@@ -80,43 +82,60 @@ class Mutator {
     const std::size_t bytes = pages * kPageSize;
     const int protection = static_cast<int>(random() % 4 == 0 ? random() % 8 : PROT_READ | PROT_WRITE);
     switch (random() % 14) {
-      case 0: ::munmap(page_at(page), bytes); break;
-      case 1:
-        ::mmap(page_at(page), bytes, protection, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | (random() % 4 == 0 ? MAP_NORESERVE : 0), -1, 0);
+      case 0:
+        ::munmap(page_at(page), bytes);
         break;
-      case 2: ::mmap(page_at(page), bytes, protection, MAP_SHARED | MAP_ANONYMOUS | MAP_FIXED, -1, 0); break;
+      case 1:
+        ::mmap(page_at(page), bytes, protection,
+               MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | (random() % 4 == 0 ? MAP_NORESERVE : 0), -1, 0);
+        break;
+      case 2:
+        ::mmap(page_at(page), bytes, protection, MAP_SHARED | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+        break;
       case 3:
       case 4: {
         const std::uint64_t first = random() % (kFilePages - 1);
         const auto length = std::min(pages, kFilePages - first) * kPageSize;
-        ::mmap(page_at(page), length, protection, (random() % 2 == 0 ? MAP_SHARED : MAP_PRIVATE) | MAP_FIXED, files_[random() % 3],
-               static_cast<off_t>(first * kPageSize));
+        ::mmap(page_at(page), length, protection, (random() % 2 == 0 ? MAP_SHARED : MAP_PRIVATE) | MAP_FIXED,
+               files_[random() % 3], static_cast<off_t>(first * kPageSize));
         break;
       }
-      case 5: ::mprotect(page_at(page), bytes, protection); break;
+      case 5:
+        ::mprotect(page_at(page), bytes, protection);
+        break;
       case 6: {
         const std::uint64_t to = random() % (kPlaygroundPages - pages);
         ::mremap(page_at(page), bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED, page_at(to));
         break;
       }
       case 7: {
-        const int advices[] = {MADV_DONTFORK, MADV_DOFORK, MADV_DONTDUMP, MADV_DODUMP, MADV_SEQUENTIAL, MADV_RANDOM, MADV_NORMAL, MADV_WIPEONFORK,
+        const int advices[] = {MADV_DONTFORK,   MADV_DOFORK,   MADV_DONTDUMP,  MADV_DODUMP,
+                               MADV_SEQUENTIAL, MADV_RANDOM,   MADV_NORMAL,    MADV_WIPEONFORK,
                                MADV_KEEPONFORK, MADV_HUGEPAGE, MADV_NOHUGEPAGE};
         ::madvise(page_at(page), bytes, advices[random() % std::size(advices)]);
         break;
       }
-      case 8: ::madvise(page_at(page), bytes, MADV_DONTNEED); break;
-      case 9: random() % 2 == 0 ? ::mlock(page_at(page), bytes) : ::munlock(page_at(page), bytes); break;
+      case 8:
+        ::madvise(page_at(page), bytes, random() % 2 == 0 ? MADV_DONTNEED : MADV_REMOVE);
+        break;
+      case 9:
+        random() % 2 == 0 ? ::mlock(page_at(page), bytes) : ::munlock(page_at(page), bytes);
+        break;
       case 10: {
         const long step = static_cast<long>(random() % 5000) * 16;
         const bool down = grown_ >= step && random() % 2 == 0;
         auto* heap = static_cast<char*>(::sbrk(down ? -step : step));
-        if (heap != reinterpret_cast<char*>(-1) && !down && step > 0) std::memset(heap, static_cast<int>(random()), static_cast<std::size_t>(step));
+        if (heap != reinterpret_cast<char*>(-1) && !down && step > 0)
+          std::memset(heap, static_cast<int>(random()), static_cast<std::size_t>(step));
         grown_ += down ? -step : step;
         break;
       }
-      case 11: grow_stack(random() % 500000); break;
-      default: scribble(random, page, pages); break;
+      case 11:
+        grow_stack(random() % 500000);
+        break;
+      default:
+        scribble(random, page, pages);
+        break;
     }
   }
 
@@ -165,7 +184,8 @@ struct Image {
   tracking::PageMap pages;
 };
 
-// Attributes only: names that the kernel derives say nothing. `all_marks`: those too that only smaps tells and nothing restates.
+// Attributes only: names that the kernel derives say nothing. `all_marks`: those too that only smaps tells and nothing
+// restates.
 std::vector<Mapping> attributes(const model::Memory& memory, bool all_marks, bool with_objects) {
   std::vector<Mapping> mappings = memory.mappings;
   for (auto& mapping : mappings) {
@@ -180,9 +200,11 @@ std::vector<std::string> lines(const std::vector<Mapping>& mappings) {
   std::vector<std::string> result;
   for (const auto& mapping : mappings) {
     const auto& m = mapping.marks;
-    result.push_back(fmt::format("{} {:x} {}:{} dc{:d} dd{:d} wf{:d} mg{:d} hg{:d} nh{:d} sr{:d} rr{:d} lo{:d} gd{:d} nr{:d} mw{:d}", model::mapping_text(mapping), mapping.offset,
-                                 mapping.device, mapping.inode, m.dont_fork, m.dont_dump, m.wipe_on_fork, m.mergeable, m.huge_page, m.no_huge_page,
-                                 m.sequential, m.random, m.locked, m.grows_down, m.no_reserve, m.may_write));
+    result.push_back(
+        fmt::format("{} {:x} {}:{} dc{:d} dd{:d} wf{:d} mg{:d} hg{:d} nh{:d} sr{:d} rr{:d} lo{:d} gd{:d} nr{:d} mw{:d}",
+                    model::mapping_text(mapping), mapping.offset, mapping.device, mapping.inode, m.dont_fork,
+                    m.dont_dump, m.wipe_on_fork, m.mergeable, m.huge_page, m.no_huge_page, m.sequential, m.random,
+                    m.locked, m.grows_down, m.no_reserve, m.may_write));
   }
   return result;
 }
@@ -197,8 +219,12 @@ std::string only_in(const std::vector<std::string>& these, const std::vector<std
 
 class Subject {
  public:
-  explicit Subject(bool hold) : path_(fmt::format("/tmp/relive_memory_test.{}", ::getpid())), hold_(hold), child_(play(path_)) {}
-  ~Subject() { ::unlink(path_.c_str()); }
+  explicit Subject(bool hold)
+      : path_(fmt::format("/tmp/relive_memory_test.{}", ::getpid())), hold_(hold), child_(play(path_)) {}
+  ~Subject() {
+    ::unlink(path_.c_str());
+    if (store_here_ != nullptr) ::munmap(store_here_, kStoreBytes);  // the next child shall not have it
+  }
 
   void mutate(unsigned seed) {
     for (int shift = 24; shift >= 0; shift -= 8) child_.say(static_cast<char>(seed >> shift));
@@ -276,14 +302,16 @@ class Subject {
   }
 
   Result<void> map_store(Visit& visit) {
-    constexpr std::uint64_t bytes = std::uint64_t{256} << 20;
+    constexpr std::uint64_t bytes = kStoreBytes;
     const UniqueFd memfd(::memfd_create("store", MFD_CLOEXEC));
     if (::ftruncate(memfd.get(), bytes) != 0) return fail_errno("ftruncate", "store");
     store_here_ = static_cast<std::byte*>(::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, memfd.get(), 0));
     const auto spare = RELIVE_TRY(visit.spare_descriptor());
     RELIVE_TRY(visit.give(memfd.get(), spare));
     store_there_ = RELIVE_TRY(visit.spare_range(bytes));
-    RELIVE_TRY(visit.syscall("map the store", SYS_mmap, {store_there_.value, bytes, PROT_READ, MAP_SHARED | MAP_FIXED_NOREPLACE, static_cast<std::uint64_t>(spare.value), 0}));
+    RELIVE_TRY(visit.syscall("map the store", SYS_mmap,
+                             {store_there_.value, bytes, PROT_READ, MAP_SHARED | MAP_FIXED_NOREPLACE,
+                              static_cast<std::uint64_t>(spare.value), 0}));
     RELIVE_TRY(visit.syscall("close", SYS_close, {static_cast<std::uint64_t>(spare.value)}));
     session_->add_own_range({store_there_.value, store_there_.value + bytes});
     return {};
@@ -308,20 +336,21 @@ class Subject {
     return image;
   }
 
-  // Zeros where nobody wrote. Other files change under the child's hands: their pages all count as written.
+  // As tracking/populated.h has it. The pages of private mappings of files all count as written.
   static bool is_backing(const Mapping& mapping, const Page& page) {
     static const Page zeros(kPageSize);
-    const bool starts_as_zeros = !mapping.has_object() || mapping.source == MappingSource::shared_anonymous ||
-                                 (mapping.source == MappingSource::memfd && mapping.shared);
-    return starts_as_zeros && page == zeros;
+    return (!mapping.has_object() || mapping.shared) && page == zeros;
   }
 
   Result<void> work(Visit& visit, const Image& before, bool again, bool commit_too) {
-    const model::Memory living = again ? RELIVE_TRY(capture::read_memory_again(visit, wanted_.memory, wanted_.maps, before.maps)) : before.memory;
+    const model::Memory living =
+        again ? RELIVE_TRY(capture::read_memory_again(visit, wanted_.memory, wanted_.maps, before.maps))
+              : before.memory;
     const auto plan = diff::plan_memory(wanted_.memory, living);
     EXPECT_THAT(plan.refusals, IsEmpty());
     if (!again) {
-      EXPECT_EQ(plan.differences.empty(), attributes(wanted_.memory, true, true) == attributes(living, true, true) && wanted_.memory.layout == living.layout);
+      EXPECT_EQ(plan.differences.empty(), attributes(wanted_.memory, true, true) == attributes(living, true, true) &&
+                                              wanted_.memory.layout == living.layout);
     }
     std::vector<AddressRange> changed;
     for (const auto& [address, page] : before.contents) {
@@ -331,12 +360,14 @@ class Subject {
     for (const auto& [address, page] : wanted_.contents) {
       if (!before.contents.contains(address)) changed.push_back({address, address + kPageSize});
     }
-    const auto pages = tracking::plan_pages(wanted_.pages, wanted_.pages, tracking::normalize(changed), plan.kept, plan.made);
+    const auto pages =
+        tracking::plan_pages(wanted_.pages, wanted_.pages, tracking::normalize(changed), plan.kept, plan.made);
     parasite::Program commit;
     parasite::Program cleanup;
     std::vector<std::string> notes;
     apply::Workshop workshop{.visit = visit, .holds = holds_, .commit = commit, .cleanup = cleanup, .notes = notes};
-    RELIVE_TRY(apply::prepare_memory(workshop, plan, pages, [&](tracking::Slot slot) { return store_there_ + slot * kPageSize; }));
+    RELIVE_TRY(apply::prepare_memory(workshop, plan, pages,
+                                     [&](tracking::Slot slot) { return store_there_ + slot * kPageSize; }));
     if (!commit_too) return {};
     RELIVE_TRY(visit.run(commit));
     RELIVE_TRY(visit.run(cleanup));
@@ -344,9 +375,16 @@ class Subject {
     return {};
   }
 
-  static void expect_equal(const Image& now, const Image& wanted, bool all_marks, bool with_objects, std::string_view when) {
-    EXPECT_EQ(only_in(lines(attributes(now.memory, all_marks, with_objects)), lines(attributes(wanted.memory, all_marks, with_objects))), "") << when << ": surplus";
-    EXPECT_EQ(only_in(lines(attributes(wanted.memory, all_marks, with_objects)), lines(attributes(now.memory, all_marks, with_objects))), "") << when << ": missing";
+  static void expect_equal(const Image& now, const Image& wanted, bool all_marks, bool with_objects,
+                           std::string_view when) {
+    EXPECT_EQ(only_in(lines(attributes(now.memory, all_marks, with_objects)),
+                      lines(attributes(wanted.memory, all_marks, with_objects))),
+              "")
+        << when << ": surplus";
+    EXPECT_EQ(only_in(lines(attributes(wanted.memory, all_marks, with_objects)),
+                      lines(attributes(now.memory, all_marks, with_objects))),
+              "")
+        << when << ": missing";
     EXPECT_EQ(now.memory.layout, wanted.memory.layout) << when;
     EXPECT_EQ(now.memory.locked_bytes, wanted.memory.locked_bytes) << when;
     EXPECT_EQ(now.contents.size(), wanted.contents.size()) << when;
