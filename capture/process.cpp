@@ -176,7 +176,10 @@ Result<model::Process> read_process(parasite::Visit& visit) {
   std::memcpy(&trap, arena.control().saved_trap_action, sizeof trap);
   for (std::size_t i = 0; i < 3; ++i) {
     const auto& timer = answers.interval_timers[i];
-    process.interval_timers[i] = {.left_us = microseconds(timer.it_value),
+    // ITIMER_REAL that has run out is started again only when its SIGALRM is taken (it_real_fn() of Linux); until then
+    // it says that nothing is left, as a disarmed one does.
+    const bool between = i == ITIMER_REAL && microseconds(timer.it_value) == 0;
+    process.interval_timers[i] = {.left_us = microseconds(between ? timer.it_interval : timer.it_value),
                                   .interval_us = microseconds(timer.it_interval)};
   }
   process.limits = answers.limits;

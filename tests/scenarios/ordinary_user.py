@@ -6,8 +6,8 @@ import json
 import harness
 import victim as victim_scenario
 
-WHOLE = ["plain", "heap", "stack", "anonymous_mappings", "private_file", "shared_memory", "kernel_writes", "regular_files", "pipes",
-         "epoll_sets", "listening_sockets", "signal_actions", "pending_signals", "threads_born", "registers", "calls_in_flight", "scheduling"]
+WHOLE = ["plain", "heap", "stack", "anonymous_mappings", "kernel_writes", "regular_files", "pipes",
+         "epoll_sets", "listening_sockets", "signal_actions", "signal_masks", "threads_born", "registers", "calls_in_flight"]
 
 
 def test(scene, tracker, words):
