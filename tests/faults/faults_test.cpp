@@ -217,5 +217,52 @@ TEST(FaultsTest, TheKeeperMayDieAtAnyMoment) {
   }
 }
 
+// A first snapshot puts the parasite in: the task goes on, whatever became of its keeper, and can be taken in again.
+void let_die_in_snapshot(const std::function<void()>& arm, bool& killed) {
+  const Subject subject;
+  {
+    Child keeper([&](ChildEnd end) -> int {
+      end.say('y');
+      auto engine = Engine::open(subject.pid());
+      if (!engine) return 3;
+      arm();
+      return (*engine)->snapshot({.name = kName, .replace = false, .tracker = {}}).has_value() ? 0 : 2;
+    });
+    const int status = keeper.wait();
+    killed = WIFSIGNALED(status);
+    ASSERT_TRUE(killed || (WIFEXITED(status) && WEXITSTATUS(status) == 0)) << "wait status " << status;
+  }
+  ASSERT_EQ(subject.ask(testing::kJudge), testing::kBack) << subject.complaints();
+  auto engine = Engine::open(subject.pid());
+  ASSERT_TRUE(engine.has_value()) << engine.error().text();
+  const auto taken = (*engine)->snapshot({.name = kName, .replace = false, .tracker = {}});
+  ASSERT_TRUE(taken.has_value()) << taken.error().text();
+}
+
+TEST(FaultsTest, TheKeepersDeathInASnapshotIsHarmless) {
+  for (std::uint64_t point = 0;; ++point) {
+    ASSERT_LT(point, kMostPoints);
+    SCOPED_TRACE("killed at point " + std::to_string(point));
+    bool killed = false;
+    let_die_in_snapshot([point] { arm_faults({.action = FaultPlan::Action::kill, .at = point}); }, killed);
+    if (HasFatalFailure()) return;
+    if (!killed) break;
+  }
+}
+
+TEST(FaultsTest, DISABLED_TheKeeperMayDieAtAnyMomentOfASnapshot) {
+  for (int round = 0; round < 60; ++round) {
+    SCOPED_TRACE("killed after " + std::to_string(round * 60) + " us");
+    bool killed = false;
+    let_die_in_snapshot(
+        [round] {
+          const itimerval after{.it_interval = {}, .it_value = {.tv_sec = 0, .tv_usec = 1 + round * 60}};
+          ::setitimer(ITIMER_REAL, &after, nullptr);
+        },
+        killed);
+    if (HasNonfatalFailure()) return;
+  }
+}
+
 }  // namespace
 }  // namespace relive
