@@ -18,12 +18,7 @@ constexpr std::uint64_t kLowest = 0x10000000;       // clear of the null page an
 constexpr std::uint64_t kHighest = 0x7ffffffff000;  // TASK_SIZE of 47-bit address spaces
 constexpr std::uint64_t kMargin = std::uint64_t{16} << 20;
 
-// The next "begin-end perms ... name" line of a maps text; advances `at`.
-struct MapsLine {
-  AddressRange range;
-  std::string_view permissions;
-  std::string_view line;
-};
+}  // namespace
 
 bool next_line(std::string_view text, std::size_t& at, MapsLine& out) {
   if (at >= text.size()) return false;
@@ -38,8 +33,6 @@ bool next_line(std::string_view text, std::size_t& at, MapsLine& out) {
   out.permissions = out.line.size() >= offset + 5 ? out.line.substr(offset + 1, 4) : std::string_view{};
   return true;
 }
-
-}  // namespace
 
 Result<std::int64_t> remote_syscall(task::FrozenTask& task, model::Tid tid, const user_regs_struct& base,
                                     model::TaskAddress instruction, long number,

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <initializer_list>
+#include <string_view>
 
 #include "base/page_range.h"
 #include "base/result.h"
@@ -21,6 +22,14 @@ Result<std::int64_t> remote_syscall(task::FrozenTask& task, model::Tid tid, cons
 
 // A `syscall` instruction of the vDSO, or, where that is not mapped, of any executable mapping.
 Result<model::TaskAddress> find_syscall_instruction(const task::FrozenTask& task, std::string_view maps_text);
+
+// One line of a maps text. Advances `at`; false at the end.
+struct MapsLine {
+  AddressRange range;
+  std::string_view permissions;
+  std::string_view line;
+};
+bool next_line(std::string_view maps_text, std::size_t& at, MapsLine& out);
 
 // A free range of `bytes` in the middle of the largest gap of the address space, clear of `avoid`.
 Result<model::TaskAddress> find_gap(std::string_view maps_text, std::uint64_t bytes,

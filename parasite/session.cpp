@@ -6,11 +6,15 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <filesystem>
 #include <string_view>
+#include <system_error>
+#include <vector>
 
 #include <fmt/format.h>
 
 #include "parasite/remote_syscall.h"
+#include "parasite/way_home.h"
 #include "task/procfs.h"
 
 extern "C" const std::byte relive_payload_begin[];
@@ -28,8 +32,13 @@ constexpr std::uint64_t kAllButFaults =
 // The first contact: system calls of a thread that has nothing of ours yet.
 class Contact {
  public:
-  Contact(task::FrozenTask& task, model::TaskAddress instruction)
-      : task_(task), thread_(task.threads()[0]), instruction_(instruction) {}
+  Contact(task::FrozenTask& task, model::TaskAddress instruction, std::string_view maps)
+      : task_(task), thread_(task.threads()[0]), base_(thread_.registers), instruction_(instruction) {
+    const auto home = lay_way_home(task, thread_, maps);
+    if (!home) return;
+    base_.rsp = home->stack_pointer;
+    instruction_ = home->instruction;
+  }
   ~Contact() {
     if (undo_begin_ != 0) [[maybe_unused]]
       const auto ignored = call("munmap", SYS_munmap, {undo_begin_, kReserve});
@@ -42,8 +51,7 @@ class Contact {
   Contact& operator=(const Contact&) = delete;
 
   Result<std::uint64_t> call(std::string_view name, long number, std::initializer_list<std::uint64_t> arguments) {
-    const std::int64_t result =
-        RELIVE_TRY(remote_syscall(task_, thread_.tid, thread_.registers, instruction_, number, arguments));
+    const std::int64_t result = RELIVE_TRY(remote_syscall(task_, thread_.tid, base_, instruction_, number, arguments));
     if (result < 0)
       return fail_errno(name, fmt::format("inside task {}", task_.pid().value), static_cast<int>(-result));
     return static_cast<std::uint64_t>(result);
@@ -56,10 +64,29 @@ class Contact {
  private:
   task::FrozenTask& task_;
   task::FrozenThread thread_;
+  user_regs_struct base_;  // of the calls
   model::TaskAddress instruction_;
   std::uint64_t undo_begin_ = 0;
   int undo_fd_ = -1;
 };
+
+// Descriptors that a keeper left in the task which was killed while it put the parasite in. Looked for only where such
+// a death has left its mapping, too.
+std::vector<int> left_behind(model::Pid pid, std::string_view maps_text) {
+  bool trace = false;
+  std::size_t at = 0;
+  for (MapsLine line; !trace && next_line(maps_text, at, line);)
+    trace = line.range.size() == kReserve || line.line.find(kName) != std::string_view::npos;
+  std::vector<int> out;
+  if (!trace) return out;
+  std::error_code error;
+  for (const auto& entry : std::filesystem::directory_iterator(fmt::format("/proc/{}/fd", pid.value), error)) {
+    const auto target = std::filesystem::read_symlink(entry.path(), error).string();
+    if (!error && target == fmt::format("/memfd:{} (deleted)", kName))
+      out.push_back(std::stoi(entry.path().filename()));
+  }
+  return out;
+}
 
 }  // namespace
 
@@ -67,8 +94,11 @@ Result<Session> Session::infect(task::FrozenTask& task) {
   const std::string maps = RELIVE_TRY(task::read_proc(task.pid(), "maps"));
   const model::TaskAddress instruction = RELIVE_TRY(find_syscall_instruction(task, maps));
   const model::TaskAddress base = RELIVE_TRY(find_gap(maps, kReserve, {}));
-  Contact contact(task, instruction);
+  Contact contact(task, instruction, maps);
   RELIVE_TRY(contact.block_signals());
+
+  for (const int fd : left_behind(task.pid(), maps))
+    RELIVE_TRY(contact.call("close", SYS_close, {static_cast<std::uint64_t>(fd)}));
 
   constexpr std::uint64_t kReadWrite = PROT_READ | PROT_WRITE;
   RELIVE_TRY(contact.call(
@@ -111,7 +141,7 @@ Result<Session> Session::infect(task::FrozenTask& task) {
 Result<void> Session::leave(task::FrozenTask& task) {
   const std::string maps = RELIVE_TRY(task::read_proc(task.pid(), "maps"));
   if (!present_in(maps)) return {};
-  Contact contact(task, RELIVE_TRY(find_syscall_instruction(task, maps)));
+  Contact contact(task, RELIVE_TRY(find_syscall_instruction(task, maps)), maps);
   RELIVE_TRY(contact.block_signals());
   RELIVE_TRY(contact.call("munmap", SYS_munmap, {code_.value, kReserve}));
   return {};

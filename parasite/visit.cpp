@@ -403,11 +403,8 @@ Result<void> Visit::open_channel() {
   const ArenaPiece pair = RELIVE_TRY(arena().take(2 * sizeof(int)));
   RELIVE_TRY(record_undo("close the channel", SYS_close, {static_cast<std::uint64_t>(spare.value)}));
   // Until it is moved away it has the two lowest free numbers, and the keeper may die meanwhile.
-  for (int number = 0, found = 0; found < 2; ++number) {
-    if (state_->open.contains(number)) continue;
-    RELIVE_TRY(record_undo("close an end of the channel", SYS_close, {static_cast<std::uint64_t>(number)}));
-    ++found;
-  }
+  for (const RemoteFd end : RELIVE_TRY(next_descriptors(2)))
+    RELIVE_TRY(record_undo("close an end of the channel", SYS_close, {static_cast<std::uint64_t>(end.value)}));
   RELIVE_TRY(syscall("socketpair for passing descriptors", SYS_socketpair,
                      {AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0, pair.there.value}));
   int ends[2];

@@ -165,6 +165,9 @@ Result<PageStore> PageStore::create(parasite::Visit& visit) {
 
   PageStore store(std::make_unique<State>());
   State& state = *store.state_;
+  // The keeper may die before it is closed.
+  for (const model::RemoteFd number : RELIVE_TRY(visit.next_descriptors(1)))
+    RELIVE_TRY(visit.record_undo("close the page store", SYS_close, {static_cast<std::uint64_t>(number.value)}));
   const auto fd =
       RELIVE_TRY(visit.syscall("memfd_create relive-pages", SYS_memfd_create, {name_address.value, MFD_CLOEXEC}));
   const auto fill = [&]() -> Result<void> {

@@ -191,6 +191,8 @@ Result<std::unique_ptr<Tracker>> make_uffd_tracker(parasite::Visit& visit) {
   const auto create = [&](std::uint64_t more) {
     return visit.syscall("userfaultfd", SYS_userfaultfd, {O_CLOEXEC | O_NONBLOCK | more});
   };
+  for (const model::RemoteFd number : RELIVE_TRY(visit.next_descriptors(1)))  // the keeper may die before it is closed
+    RELIVE_TRY(visit.record_undo("close the userfaultfd", SYS_close, {static_cast<std::uint64_t>(number.value)}));
   auto fd = create(0);
   // vm.unprivileged_userfaultfd is 0: faults of the kernel are then not for us to handle, nor do we (WP_ASYNC).
   if (!fd && fd.error().errno_value == EPERM) fd = create(UFFD_USER_MODE_ONLY);
