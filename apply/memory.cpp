@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
 #include <fstream>
 #include <map>
 #include <optional>
@@ -198,8 +199,7 @@ class MemoryWork {
     RELIVE_TRY(grant_rights());
     RELIVE_TRY(take_locks());
     RELIVE_TRY(set_layout());
-    RELIVE_TRY(probe_files());
-    return steps_.run();
+    return probe_files();
   }
 
   Result<void> commit(const SlotAddress& address_in_task) {
@@ -240,7 +240,7 @@ class MemoryWork {
 
   // Each operation may cut what it touches out of a larger mapping.
   Result<void> check_room() {
-    if (plan_.operations.empty() && contents_.written().empty()) return {};
+    if (plan_.operations.empty() && !needs_rights()) return {};
     const auto living = static_cast<std::uint64_t>(
         std::ranges::count_if(plan_.pieces, [](const MemoryPiece& piece) { return piece.living != nullptr; }));
     const std::uint64_t need =
@@ -250,6 +250,12 @@ class MemoryWork {
     return fail(ErrorKind::refused,
                 fmt::format("up to {} mappings are needed on the way and the limit is {}", need, most),
                 "raise vm.max_map_count");
+  }
+
+  [[nodiscard]] bool needs_rights() const {
+    return std::ranges::any_of(plan_.pieces, [&](const MemoryPiece& piece) {
+      return piece.kept && !piece.living->writable && is_written(piece.range);
+    });
   }
 
   Result<void> keep_clear() {
@@ -278,7 +284,9 @@ class MemoryWork {
           steps_.take(fmt::format("is {} free to change", at_text(piece.range)), std::nullopt,
                       {SYS_mprotect, {piece.range.begin, piece.range.size(), number(piece.living->protection())}}));
     }
-    return {};
+    auto free = steps_.run();
+    if (free || free.error().errno_value != EPERM) return free;
+    return fail(ErrorKind::refused, free.error().what, "the memory is sealed (mseal(2))");
   }
 
   // Locked on fault here, which only counts against the limit; the commit brings the pages in (mlock(2) says ENOMEM
@@ -529,7 +537,8 @@ class MemoryWork {
 
   // Writing behind the end of a file, or into a hole of a full file system, is a SIGBUS: asked for here as an error.
   Result<void> probe_files() {
-    return for_each_part(
+    RELIVE_TRY(steps_.run());
+    RELIVE_TRY(for_each_part(
         plan_.pieces, contents_.written(), [&](const MemoryPiece& piece, AddressRange part) -> Result<void> {
           const Mapping& wanted = *piece.wanted;
           if (!wanted.has_object() || wanted.source == MappingSource::shared_anonymous) return {};
@@ -542,7 +551,11 @@ class MemoryWork {
           return steps_.take(
               what, std::nullopt,
               {SYS_madvise, {begin, part.size(), number(wanted.shared ? kPopulateWrite : kPopulateRead)}});
-        });
+        }));
+    auto long_enough = steps_.run();
+    if (long_enough || long_enough.error().errno_value != EFAULT) return long_enough;
+    return fail(ErrorKind::refused, long_enough.error().what,
+                "the file was truncated since, or its file system is full");
   }
 
   // How much of a held file can be mapped, in whole pages; 0 if it is not held.
