@@ -371,7 +371,7 @@ class MemoryWork {
                           {place, mapping.range.size(), number(protection), number(map_flags(mapping)),
                            number(fd->second), mapping.offset}});
     }
-    const std::uint64_t twin = make.twin != 0 ? make.twin : RELIVE_TRY(part_of_new_object(mapping));
+    const std::uint64_t twin = make.twin != 0 ? make.twin : RELIVE_TRY(part_of_object(mapping));
     RELIVE_TRY(steps_.take(what, inverse,
                            {SYS_mremap, {twin, 0, mapping.range.size(), MREMAP_MAYMOVE | MREMAP_FIXED, place}}));
     return steps_.take(fmt::format("mprotect {:x}", place), std::nullopt,
@@ -400,7 +400,7 @@ class MemoryWork {
       if (fd >= 0) {
         const Ranges data = data_of(fd, make->mapping);
         stale.insert(stale.end(), data.begin(), data.end());
-      } else if (make->twin != 0) {
+      } else if (make->twin != 0 || lives_on(make->mapping)) {
         stale.push_back(make->mapping.range);
       }
     }
@@ -441,37 +441,69 @@ class MemoryWork {
     return fd;
   }
 
-  // Shared anonymous memory that nobody holds and that is mapped nowhere any more: a new one of the same size, and the
-  // mapping is a part of it. All wanted mappings of the old one become parts of the same new one.
-  Result<std::uint64_t> part_of_new_object(const Mapping& mapping) {
-    const auto same = [&](const Mapping& other) {
-      return other.source == MappingSource::shared_anonymous && other.inode == mapping.inode &&
-             other.device == mapping.device;
-    };
+  static bool same_shared(const Mapping& a, const Mapping& b) {
+    return a.source == MappingSource::shared_anonymous && a.source == b.source && a.inode == b.inode &&
+           a.device == b.device;
+  }
+
+  [[nodiscard]] bool lives_on(const Mapping& mapping) const {
+    return std::ranges::any_of(plan_.pieces, [&](const MemoryPiece& piece) {
+      return piece.living != nullptr && same_shared(*piece.living, mapping);
+    });
+  }
+
+  // Shared anonymous memory that nobody holds, and of which this part is mapped nowhere any more. An address at which
+  // it is mapped for as long as the work goes on: either the object lives on in an earlier part of it, which a longer
+  // duplicate of that reaches; or it is gone, and all wanted mappings of it become parts of the same new one.
+  Result<std::uint64_t> part_of_object(const Mapping& mapping) {
+    if (lives_on(mapping)) return part_of_living_object(mapping);
     const std::pair key{mapping.device, mapping.inode};
-    if (!objects_.contains(key)) {
-      std::uint64_t size = 0;
-      for (const auto& piece : plan_.pieces) {
-        if (piece.living != nullptr && same(*piece.living)) {
-          return fail(ErrorKind::refused,
-                      fmt::format("mapping {}: a part of shared memory that is no longer mapped and could not be held",
-                                  model::mapping_text(mapping)));
-        }
-        if (piece.wanted != nullptr && same(*piece.wanted))
-          size = std::max(size, piece.wanted->offset + piece.wanted->range.size());
-      }
-      const std::uint64_t place = RELIVE_TRY(workshop_.visit.spare_range(size)).value;
-      RELIVE_TRY(steps_.take(
-          fmt::format("mmap shared anonymous {} at {:x}", model::size_text(size), place),
-          Call{SYS_munmap, {place, size}},
-          {SYS_mmap,
-           {place, size, PROT_READ | PROT_WRITE, number(MAP_SHARED | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE), ~0ULL, 0}}));
-      workshop_.cleanup.syscall(fmt::format("munmap {:x}", place), SYS_munmap, {place, size}, Program::OnError::go_on);
-      workshop_.notes.push_back(fmt::format(
-          "mapping {}: made anew; other tasks that shared it do not share the new one", model::mapping_text(mapping)));
-      objects_.emplace(key, place);
+    if (const auto known = objects_.find(key); known != objects_.end()) return known->second + mapping.offset;
+    std::uint64_t size = 0;
+    for (const auto& piece : plan_.pieces) {
+      if (piece.wanted != nullptr && same_shared(*piece.wanted, mapping))
+        size = std::max(size, piece.wanted->offset + piece.wanted->range.size());
     }
-    return objects_.at(key) + mapping.offset;
+    constexpr int flags = MAP_SHARED | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE;
+    const std::uint64_t place = RELIVE_TRY(scratch(size));
+    RELIVE_TRY(steps_.take(fmt::format("mmap shared anonymous {} at {:x}", model::size_text(size), place),
+                           Call{SYS_munmap, {place, size}},
+                           {SYS_mmap, {place, size, PROT_READ | PROT_WRITE, number(flags), ~0ULL, 0}}));
+    workshop_.notes.push_back(fmt::format("mapping {}: made anew; other tasks that shared it do not share the new one",
+                                          model::mapping_text(mapping)));
+    objects_.emplace(key, place);
+    return place + mapping.offset;
+  }
+
+  Result<std::uint64_t> part_of_living_object(const Mapping& mapping) {
+    const auto reaches = [&](const MemoryPiece& piece) {
+      if (piece.living == nullptr || !same_shared(*piece.living, mapping)) return false;
+      const model::MappingMarks& marks = piece.living->marks;  // a duplicate has them too
+      return piece.living->offset <= mapping.offset && !marks.locked && !marks.sealed && !marks.huge_page &&
+             !marks.no_huge_page && marks.no_reserve == mapping.marks.no_reserve;
+    };
+    const auto earlier = std::ranges::find_if(plan_.pieces, reaches);
+    if (earlier == plan_.pieces.end()) {
+      return fail(ErrorKind::refused,
+                  fmt::format("mapping {}: a part of shared memory that is no longer mapped and could not be held",
+                              model::mapping_text(mapping)),
+                  "a keeper with CAP_CHECKPOINT_RESTORE holds shared memory");
+    }
+    const Mapping& living = *earlier->living;
+    const std::uint64_t ahead = mapping.offset - living.offset;
+    const std::uint64_t size = ahead + mapping.range.size();
+    const std::uint64_t place = RELIVE_TRY(scratch(size));
+    RELIVE_TRY(steps_.take(fmt::format("mremap a duplicate of {:x} to {:x}", living.range.begin, place),
+                           Call{SYS_munmap, {place, size}},
+                           {SYS_mremap, {living.range.begin, 0, size, MREMAP_MAYMOVE | MREMAP_FIXED, place}}));
+    return place + ahead;
+  }
+
+  // Addresses that are mapped from prepare to cleanup.
+  Result<std::uint64_t> scratch(std::uint64_t size) {
+    const std::uint64_t place = RELIVE_TRY(workshop_.visit.spare_range(size)).value;
+    workshop_.cleanup.syscall(fmt::format("munmap {:x}", place), SYS_munmap, {place, size}, Program::OnError::go_on);
+    return place;
   }
 
   // Rights are given now, which may fail, and taken in the commit, which may not.

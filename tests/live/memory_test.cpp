@@ -446,9 +446,21 @@ void there_and_back(Subject& subject, unsigned base, unsigned cases, bool may_be
   }
 }
 
+// /proc/PID/map_files may be opened with CAP_CHECKPOINT_RESTORE only; without it some mapped objects cannot be held.
+bool everything_can_be_held() {
+  const auto maps = capture::parse_maps(task::read_proc(model::Pid{::getpid()}, "maps").value()).value();
+  for (const auto& mapping : maps) {
+    if (mapping.source != MappingSource::file) continue;
+    const auto name = fmt::format("map_files/{:x}-{:x}", mapping.range.begin, mapping.range.end);
+    return task::open_proc(model::Pid{::getpid()}, name, O_RDONLY).has_value();
+  }
+  return false;
+}
+
 TEST(MemoryTest, WhateverAProgramDidToItsMemoryIsTakenBack) {
-  Subject subject(true);
-  there_and_back(subject, std::random_device{}(), 200, false);
+  const bool all = everything_can_be_held();
+  Subject subject(all);
+  there_and_back(subject, std::random_device{}(), 200, !all);
 }
 
 TEST(MemoryTest, WithoutHoldsWhatCannotBeTakenBackIsRefusedByName) {
@@ -486,6 +498,7 @@ TEST(MemoryTest, ATruncatedFileIsFoundOutInTime) {
 }
 
 TEST(MemoryTest, AFailureAtAnyStepLeavesTheTaskAsItWas) {
+  if (!everything_can_be_held()) GTEST_SKIP() << "a random change may be refused without CAP_CHECKPOINT_RESTORE";
   Subject subject(true);
   const unsigned base = std::random_device{}();
   SCOPED_TRACE(::testing::Message() << "base " << base);
