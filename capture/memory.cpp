@@ -313,11 +313,11 @@ std::vector<Mapping> without(std::vector<Mapping> mappings, const std::vector<Ad
   return mappings;
 }
 
-std::vector<Mapping> carry_marks(std::vector<Mapping> mappings, const std::vector<Mapping>& before) {
+std::vector<Mapping> carry_marks(const std::vector<Mapping>& mappings, const std::vector<Mapping>& before) {
   std::vector<Mapping> result;
   result.reserve(mappings.size());
   auto old = before.begin();
-  for (auto& mapping : mappings) {
+  for (const auto& mapping : mappings) {
     std::uint64_t at = mapping.range.begin;
     while (at < mapping.range.end) {
       while (old != before.end() && old->range.end <= at) ++old;

@@ -41,7 +41,7 @@ std::vector<model::Mapping> without(std::vector<model::Mapping> mappings, const 
 
 // `mappings` (read without marks), cut at the borders of `before`; each piece whose object is the same as before takes
 // its marks and protection key from there.
-std::vector<model::Mapping> carry_marks(std::vector<model::Mapping> mappings,
+std::vector<model::Mapping> carry_marks(const std::vector<model::Mapping>& mappings,
                                         const std::vector<model::Mapping>& before);
 
 // The text of /proc/PID/maps. Byte-equal texts: nothing was mapped, unmapped, protected, moved or split in between.
