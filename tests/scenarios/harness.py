@@ -106,7 +106,7 @@ class Scene:
         self.log = []
         self.name = name
         self.processes = []
-        self.environment = dict(os.environ, RELIVE_RUNTIME_DIR=str(self.runtime))
+        self.environment = dict(os.environ, RELIVE_RUNTIME_DIR=str(self.runtime), RELIVE_LOG="debug")
         self.prefix = AS_ORDINARY_USER if ordinary_user else []
         if self.prefix:
             for path in (self.directory, self.runtime):
@@ -140,6 +140,10 @@ class Scene:
                     print(f"      {tid}: {task.path(f'task/{tid}/syscall').read_text().strip()}")
             except OSError as gone:
                 print(f"    pid {process.pid}: exit {process.poll()}: {gone}")
+        for keeper in self.keepers():
+            print(f"    keeper {keeper}: state {Task(keeper).status('State')}")
+        for log in self.runtime.glob("*.log"):
+            print(f"    {log.name}: {log.read_text()[-3000:]}")
         print(f"--- again: {' '.join(sys.argv)}", flush=True)
 
     def note(self, text):
