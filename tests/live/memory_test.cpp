@@ -16,6 +16,7 @@
 #include <map>
 #include <optional>
 #include <random>
+#include <utility>
 
 #include "base/fault.h"
 #include "capture/memory.h"
@@ -55,12 +56,12 @@ class Mutator {
 
   void run(unsigned seed) {
     if (seed == kSeal) {
-      ::mmap(page_at(0), 4 * kPageSize, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+      (void)::mmap(page_at(0), 4 * kPageSize, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
       ::syscall(462, page_at(1), kPageSize, 0);  // mseal
       return;
     }
     if (seed == kShow) {
-      ::mmap(page_at(0), kFilePages * kPageSize, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, files_[1], 0);
+      (void)::mmap(page_at(0), kFilePages * kPageSize, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, files_[1], 0);
       std::memset(page_at(0), 'x', kFilePages * kPageSize);
       return;
     }
@@ -106,18 +107,18 @@ class Mutator {
         ::munmap(page_at(page), bytes);
         break;
       case 1:
-        ::mmap(page_at(page), bytes, protection,
-               MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | (random() % 4 == 0 ? MAP_NORESERVE : 0), -1, 0);
+        (void)::mmap(page_at(page), bytes, protection,
+                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | (random() % 4 == 0 ? MAP_NORESERVE : 0), -1, 0);
         break;
       case 2:
-        ::mmap(page_at(page), bytes, protection, MAP_SHARED | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+        (void)::mmap(page_at(page), bytes, protection, MAP_SHARED | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
         break;
       case 3:
       case 4: {
         const std::uint64_t first = random() % (kFilePages - 1);
         const auto length = std::min(pages, kFilePages - first) * kPageSize;
-        ::mmap(page_at(page), length, protection, (random() % 2 == 0 ? MAP_SHARED : MAP_PRIVATE) | MAP_FIXED,
-               files_[random() % 3], static_cast<off_t>(first * kPageSize));
+        (void)::mmap(page_at(page), length, protection, (random() % 2 == 0 ? MAP_SHARED : MAP_PRIVATE) | MAP_FIXED,
+                     files_[random() % 3], static_cast<off_t>(first * kPageSize));
         break;
       }
       case 5:
@@ -173,7 +174,7 @@ int temporary_file(const char* name, bool keep) {
 }
 
 std::function<int(ChildEnd)> play(std::string path) {
-  return [path](ChildEnd end) -> int {
+  return [path = std::move(path)](ChildEnd end) -> int {
     // On one CPU: its number stands in the rseq area, and this test compares every byte.
     cpu_set_t cpus;
     CPU_ZERO(&cpus);
