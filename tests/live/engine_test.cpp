@@ -72,7 +72,7 @@ class EngineTest : public ::testing::TestWithParam<TrackerKind> {
   void SetUp() override {
     for (const auto& proof : tracking::prove_trackers())
       if (proof.kind == GetParam() && !proof.works)
-        GTEST_SKIP() << "needs the " << tracking::tracker_name(GetParam()) << " tracker: " << proof.reason;
+        GTEST_SKIP() << "needs " << tracking::tracker_name(GetParam()) << ": " << proof.reason;
   }
   static rollback::SnapshotOptions named(const char* name) {
     return {.name = name, .replace = false, .tracker = GetParam()};
