@@ -448,8 +448,9 @@ Result<model::EventCounter> parse_event_counter(std::string_view fdinfo) {
   model::EventCounter counter;
   counter.count = number_in(*count, 16);
   if (const auto id = word_after(fdinfo, "eventfd-id:")) counter.id = number_in(*id, 10);
-  if (const auto semaphore = word_after(fdinfo, "eventfd-semaphore:"))
-    counter.semaphore = number_in(*semaphore, 10) != 0;
+  const auto semaphore = word_after(fdinfo, "eventfd-semaphore:");
+  counter.semaphore_told = semaphore.has_value();
+  if (semaphore) counter.semaphore = number_in(*semaphore, 10) != 0;
   return counter;
 }
 

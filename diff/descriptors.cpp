@@ -255,7 +255,7 @@ class Planner {
                      [&](const RegularFile&) { take_held(wanted); },
                      [&](const DeviceFile&) { take_held(wanted); },
                      [&](const PipeEnd& pipe) { make_pipe(wanted, pipe); },
-                     [&](const EventCounter&) { made_.emplace_back(MakeEventCounter{wanted}); },
+                     [&](const EventCounter& counter) { make_event_counter(wanted, counter); },
                      [&](const EpollSet&) { made_.emplace_back(MakeEpollSet{wanted}); },
                      [&](const StreamSocket& socket) { make_socket(wanted, socket); },
                      [&](const model::UnhandledFile& other) {
@@ -272,6 +272,14 @@ class Planner {
     } else {
       refuse(wanted, "closed since the snapshot, and nobody may hold what an epoll set watches");
     }
+  }
+
+  void make_event_counter(std::size_t wanted, const EventCounter& counter) {
+    if (counter.semaphore_told)
+      made_.emplace_back(MakeEventCounter{wanted});
+    else
+      refuse(wanted, "closed since the snapshot, and this kernel does not tell whether it was a semaphore",
+             "Linux 6.5 tells");
   }
 
   void make_pipe(std::size_t wanted, const PipeEnd& pipe) {

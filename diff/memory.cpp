@@ -291,7 +291,8 @@ class Judge {
     if (wanted != nullptr && wanted->source == MappingSource::sysv) {
       refuse(*wanted, "System V shared memory that was detached since cannot be attached again", "");
     }
-    if (wanted != nullptr && wanted->protection_key != 0) {
+    // Execute-only memory has a key by itself on processors that know keys, and gets one again (pkeys(7)).
+    if (wanted != nullptr && wanted->protection_key != 0 && wanted->protection() != PROT_EXEC) {
       refuse(*wanted, fmt::format("memory under protection key {} would have to be made anew", wanted->protection_key),
              "");
     }

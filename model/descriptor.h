@@ -57,7 +57,8 @@ struct PipeEnd {
 struct EventCounter {    // eventfd(2)
   std::uint64_t id = 0;  // "eventfd-id" of fdinfo: two living counters never share it; the kernel uses it again
   std::uint64_t count = 0;
-  bool semaphore = false;  // EFD_SEMAPHORE; not told by kernels before 6.5 ("eventfd-semaphore"), then taken as false
+  bool semaphore = false;      // EFD_SEMAPHORE
+  bool semaphore_told = true;  // false before Linux 6.5 (fdinfo "eventfd-semaphore"): it cannot be made again
   bool operator==(const EventCounter&) const = default;
 };
 

@@ -43,7 +43,9 @@ class SoftDirtyTracker : public Tracker {
     const Ranges compared = ranges_with(living, {Care::shared});
     const Classes classes = RELIVE_TRY(classify(tracked));
     const Ranges known = current.ranges();
-    Ranges out = unite(classes.dirty, subtract(known, unite(classes.populated, compared)));
+    // Before the first arm() the bits tell nothing: a fork takes over pages and not the marks of new mappings.
+    const auto& dirty = armed_ ? classes.dirty : classes.populated;
+    Ranges out = unite(dirty, subtract(known, unite(classes.populated, compared)));
     const Ranges unsure = intersect(subtract(classes.populated, unite(classes.dirty, classes.clean)), known);
     const Ranges shared = RELIVE_TRY(populated(visit, pagemap_, living, compared));
     return unite(out,
@@ -51,7 +53,9 @@ class SoftDirtyTracker : public Tracker {
   }
 
   Result<void> arm(parasite::Visit& visit, const model::Memory&, const Ranges&) override {
-    return task::write_proc(visit.task().pid(), "clear_refs", "4");
+    RELIVE_TRY(task::write_proc(visit.task().pid(), "clear_refs", "4"));
+    armed_ = true;
+    return {};
   }
 
  private:
@@ -78,6 +82,7 @@ class SoftDirtyTracker : public Tracker {
   }
 
   Pagemap pagemap_;
+  bool armed_ = false;
 };
 
 }  // namespace

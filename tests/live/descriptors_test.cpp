@@ -22,6 +22,8 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include <fmt/format.h>
+
 #include <array>
 #include <cerrno>
 #include <cstdio>
@@ -35,6 +37,7 @@
 #include "capture/descriptors.h"
 #include "live/child.h"
 #include "task/frozen_task.h"
+#include "task/procfs.h"
 
 namespace relive {
 namespace {
@@ -252,6 +255,13 @@ std::vector<int> open_numbers() {
 
 // --- files
 
+// Does fdinfo tell EFD_SEMAPHORE (Linux 6.5)?
+bool semaphores_are_told() {
+  const UniqueFd counter(::eventfd(0, EFD_CLOEXEC));
+  const auto fdinfo = task::read_proc(model::Pid{::getpid()}, fmt::format("fdinfo/{}", counter.get()));
+  return fdinfo && fdinfo->find("eventfd-semaphore") != std::string::npos;
+}
+
 TEST(DescriptorTest, RegularFiles) {
   static std::vector<int> numbers;
   static const std::string kA = temporary("a");
@@ -406,6 +416,7 @@ TEST(DescriptorTest, PipesInsideTheTask) {
 }
 
 TEST(DescriptorTest, EventCounters) {
+  if (!semaphores_are_told()) GTEST_SKIP() << "needs eventfd-semaphore: this kernel does not tell it (Linux 6.5 does)";
   static int plain = -1, semaphore = -1;
   const auto look = [](int fd) {
     std::uint64_t value = 0;
@@ -448,6 +459,7 @@ TEST(DescriptorTest, EventCounters) {
 // --- epoll
 
 TEST(DescriptorTest, EpollSets) {
+  if (!semaphores_are_told()) GTEST_SKIP() << "needs eventfd-semaphore: this kernel does not tell it (Linux 6.5 does)";
   static int set = -1, counter = -1, edge = -1, nested = -1;
   static std::array<int, 2> pipe{};
   const auto control = [](int epoll, int act, int fd, std::uint32_t events, std::uint64_t data) {
@@ -831,6 +843,7 @@ TEST(DescriptorTest, UnixSocketPairs) {
 // --- undo, limits, refusals
 
 TEST(DescriptorTest, AnyFailureLeavesTheTableAsItWas) {
+  if (!semaphores_are_told()) GTEST_SKIP() << "needs eventfd-semaphore: this kernel does not tell it (Linux 6.5 does)";
   static int epoll = -1, counter = -1, listener = -1;
   static std::array<int, 2> pipe{}, pair{};
   static const std::string path = temporary("fault-socket");

@@ -118,14 +118,18 @@ void misuse(const Playground& ground, std::mt19937& random) {
       const std::uint64_t target = below(kAreaPages - pages + 1);
       char* to = ground.anonymous + target * kPageSize;
       if (to < at + bytes && at < to + bytes) break;
-      ::mremap(at, bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED, to);
+      // Several mappings cannot be moved at once before Linux 6.17, and a failed move leaves a hole at its target.
+      if (::mremap(at, bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED, to) == MAP_FAILED)
+        ::mmap(to, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
       ::mmap(at, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
       break;
     }
     case 10:  // shrunk and grown again in place
       if (which != 0 || page + pages == kAreaPages) break;
       ::mremap(at, bytes, kPageSize, 0);
-      if (pages > 1) ::mremap(at, kPageSize, bytes, 0);
+      if (pages > 1 && ::mremap(at, kPageSize, bytes, 0) == MAP_FAILED)
+        ::mmap(at + kPageSize, bytes - kPageSize, PROT_READ | PROT_WRITE,
+               MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
       break;
     case 11:
       ::mprotect(at, bytes, PROT_READ);
@@ -383,7 +387,11 @@ TEST(PopulatedTest, KnowsWhatHasContentsOfItsOwn) {
     };
     EXPECT_TRUE(has(ground.anonymous));
     EXPECT_FALSE(has(ground.anonymous + kPageSize));
-    EXPECT_FALSE(has(ground.anonymous + 2 * kPageSize));
+    const auto pagemap = Pagemap::open(child.pid());
+    ASSERT_OK(pagemap);
+    if (pagemap->can_scan()) {  // before Linux 6.7 the page of zeros cannot be told from a page that is mapped twice
+      EXPECT_FALSE(has(ground.anonymous + 2 * kPageSize));
+    }
     EXPECT_TRUE(has(ground.file));
     EXPECT_FALSE(has(ground.file + kPageSize));
     EXPECT_FALSE(has(ground.file + 2 * kPageSize));

@@ -15,6 +15,7 @@
 #include <sys/reboot.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -22,6 +23,12 @@
 static void make(const char* type, const char* folder) {
   mkdir(folder, 0755);
   if (mount(type, folder, type, 0, NULL) != 0) printf("vm: mount %s: %s\n", folder, strerror(errno));
+}
+
+static void load(const char* module) {
+  const int fd = open(module, O_RDONLY | O_CLOEXEC);
+  if (fd < 0 || syscall(SYS_finit_module, fd, "", 0) != 0) printf("vm: %s: %s\n", module, strerror(errno));
+  close(fd);
 }
 
 static void bring_loopback_up(void) {
@@ -72,6 +79,9 @@ int main(void) {
   make("tmpfs", "/dev/shm");
   make("tmpfs", "/tmp");
   make("tmpfs", "/run");
+  load("/modules/unix_diag.ko");
+  load("/modules/inet_diag.ko");
+  load("/modules/tcp_diag.ko");
   bring_loopback_up();
   sethostname("vm", 2);
   setenv("PATH", "/bin", 1);
