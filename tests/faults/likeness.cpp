@@ -84,6 +84,14 @@ std::vector<Line> read_maps(const std::string& proc) {
   return out;
 }
 
+// A thread that has just answered is still on its way back to where it waits.
+void wait_for_rest(const std::string& proc) {
+  const auto rests = [&](int tid) {
+    return slurp(fmt::format("{}/task/{}/status", proc, tid)).find("State:\tS") != std::string::npos;
+  };
+  for (int tries = 0; tries < 5000 && !std::ranges::all_of(numbers_in(proc + "/task"), rests); ++tries) ::usleep(1000);
+}
+
 template <class Key>
 void compare(const std::string& what, const std::map<Key, std::string>& before, const std::map<Key, std::string>& after,
              std::vector<std::string>& out) {
@@ -127,6 +135,12 @@ bool like_rseq(const std::string& before, const std::string& after, std::size_t 
                         kNode - kCriticalSection) == 0;
 }
 
+std::string hex(const std::string& bytes, std::size_t at) {
+  std::string out;
+  for (const char byte : bytes.substr(at, 32)) out += fmt::format("{:02x}", static_cast<unsigned char>(byte));
+  return out;
+}
+
 void compare_memory(const Likeness& before, const Likeness& after, std::vector<std::string>& out) {
   constexpr std::size_t kUnit = 32;
   for (const auto& [begin, bytes] : before.memory) {
@@ -134,7 +148,8 @@ void compare_memory(const Likeness& before, const Likeness& after, std::vector<s
     if (other == after.memory.end() || other->second.size() != bytes.size()) continue;  // mappings tell
     for (std::size_t at = 0; at < bytes.size(); at += kUnit) {
       if (bytes.compare(at, kUnit, other->second, at, kUnit) == 0) continue;
-      if (!like_rseq(bytes, other->second, at)) out.push_back(fmt::format("memory at {:#x} differs", begin + at));
+      if (!like_rseq(bytes, other->second, at))
+        out.push_back(fmt::format("memory at {:#x}: {} -> {}", begin + at, hex(bytes, at), hex(other->second, at)));
     }
   }
 }
@@ -143,6 +158,7 @@ void compare_memory(const Likeness& before, const Likeness& after, std::vector<s
 
 Likeness look_at(model::Pid pid) {
   const std::string proc = fmt::format("/proc/{}", pid.value);
+  wait_for_rest(proc);
   Likeness out;
   const UniqueFd memory(::open((proc + "/mem").c_str(), O_RDONLY | O_CLOEXEC));
   for (const auto& line : read_maps(proc)) {
