@@ -203,6 +203,11 @@ Result<std::vector<parasite::ThreadGoal>> thread_goals(parasite::Visit& visit, c
     goal.tid = frozen.tid;
     const Thread* want = find(wanted, frozen.tid);
     goal.surplus = want == nullptr;
+    const Thread* surplus = goal.surplus ? find(living, frozen.tid) : nullptr;
+    if (surplus != nullptr && surplus->rseq.area.value != 0)
+      goal.program.syscall("rseq (unregister)", SYS_rseq,
+                           {surplus->rseq.area.value, surplus->rseq.size, kUnregister, surplus->rseq.signature},
+                           Program::OnError::go_on);
     if (want != nullptr) {
       goal.wanted = {.registers = want->registers, .xstate = want->xstate, .signal_mask = want->signal_mask};
       const bool signals_taken = driver_signals_taken && frozen.tid == visit.driver();

@@ -554,6 +554,11 @@ Result<void> Visit::commit(Program& program, std::vector<ThreadGoal>& goals) {
                     Program::OnError::go_on);
   }
   RELIVE_TRY(put_program(arena(), program, control.commit));
+  std::vector<std::uint64_t> surplus;
+  for (const ThreadGoal& goal : goals)
+    if (goal.surplus && goal.tid != driver_) surplus.push_back(state_->blocks.at(goal.tid).piece.there.value);
+  control.surplus = RELIVE_TRY(arena().put(std::as_bytes(std::span(surplus)))).value;
+  control.surplus_count = surplus.size();
   RELIVE_TRY(fault_point("commit: park threads"));
   for (const task::FrozenThread& thread : task_->threads()) {
     if (thread.tid == driver_ || thread.born_here) continue;  // these stand in the parasite already
@@ -603,6 +608,12 @@ void Visit::control_end(Tid tid) {
   Program end;
   end.syscall("set_tid_address 0", SYS_set_tid_address, {0}, Program::OnError::go_on);
   end.syscall("set_robust_list 0", SYS_set_robust_list, {0, 24}, Program::OnError::go_on);
+  // Whoever finishes the commit, should the keeper die now, is to know that this one needs no waiting for.
+  constexpr std::uint32_t kGone = 1;
+  const auto gone_value = arena().put_value(kGone);
+  if (!gone_value) return;
+  end.add("gone", wire::Kind::save_bytes,
+          {block.piece.there.value + offsetof(wire::ThreadBlock, gone), gone_value->value, sizeof kGone});
   end.syscall("exit", SYS_exit, {0}, Program::OnError::go_on);
   const auto piece = arena().take(sizeof(wire::Program));
   if (!piece || !put_program(arena(), end, *reinterpret_cast<wire::Program*>(piece->here))) return;

@@ -74,7 +74,7 @@ enum class Phase : std::uint32_t {
 struct ThreadBlock {
   std::uint64_t original_frame;  // 0: the thread did not exist before this rollback: it ends
   std::uint64_t wanted_frame;    // 0: the thread is surplus: it ends
-  Program program;               // what it must do in its own context before it goes to its wanted frame
+  Program program;               // what it must do in its own context before it goes to its wanted frame, or ends
   std::uint64_t stack_top;       // 16-byte aligned; the parasite's stack for this thread
   std::int32_t tid;
   std::uint32_t driver;  // 1: runs undo and commit programs for the task
@@ -89,8 +89,10 @@ inline constexpr std::uint64_t kNoTrapSaved = ~std::uint64_t{0};
 struct Control {
   Phase phase;
   std::uint32_t unused;
-  Program undo;    // carried out from its last operation to its first
-  Program commit;  // carried out by the driver
+  Program undo;                 // carried out from its last operation to its first
+  Program commit;               // carried out by the driver
+  std::uint64_t surplus;        // addresses of the ThreadBlocks of surplus threads: the driver waits until all are gone
+  std::uint64_t surplus_count;  // before it changes memory that they still use
   std::uint64_t
       saved_trap_action[4];  // the task's own SIGTRAP action (kernel layout) while relive's stands in its place
 };

@@ -21,6 +21,7 @@ namespace {
 constexpr long kRtSigaction = 13;
 constexpr long kRtSigtimedwait = 128;
 constexpr long kRead = 0;
+constexpr long kSchedYield = 24;
 constexpr long kGetPid = 39;
 constexpr long kExit = 60;
 constexpr long kKill = 62;
@@ -181,6 +182,12 @@ Phase phase_of(Control* control) {
   for (;;) call(kKill, static_cast<unsigned long>(call(kGetPid, 0, 0, 0, 0, 0, 0)), kStop, 0, 0, 0, 0);
 }
 
+void wait_for_surplus(Control* control) {
+  const auto* blocks = reinterpret_cast<ThreadBlock* const*>(control->surplus);
+  for (unsigned long i = 0; i < control->surplus_count; ++i)
+    while (__atomic_load_n(&blocks[i]->gone, __ATOMIC_ACQUIRE) == 0) call(kSchedYield, 0, 0, 0, 0, 0, 0);
+}
+
 }  // namespace
 
 // Runs a program from where it stands (`done`) to its end.
@@ -205,8 +212,16 @@ extern "C" void payload_leave(Control* control, ThreadBlock* block) {
     }
     go(block, block->original_frame);
   }
+  // A surplus thread must be out of memory that the commit program takes away (the kernel writes its rseq area).
+  if (block->driver == 0 && block->wanted_frame == 0 && phase_of(control) != Phase::broken) {
+    if (block->program.operations != 0) payload_run(&block->program);
+    end_thread(block);
+  }
   if (block->driver != 0) {
-    if (phase_of(control) == Phase::commit) payload_run(&control->commit);
+    if (phase_of(control) == Phase::commit) {
+      wait_for_surplus(control);
+      payload_run(&control->commit);
+    }
     give_trap_action_back(control);
     if (control->commit.failed >= 0 || phase_of(control) == Phase::broken) stay(control);
     __atomic_store_n(reinterpret_cast<unsigned*>(&control->phase), static_cast<unsigned>(Phase::done),
