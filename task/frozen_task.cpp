@@ -275,7 +275,11 @@ Result<FrozenTask> FrozenTask::freeze(Pid pid, int patience_ms) {
     std::vector<FrozenThread> fresh;
     for (const Tid tid : RELIVE_TRY(list_threads(pid))) {
       if (task.find(tid) != nullptr) continue;
-      if (!RELIVE_TRY(seize(pid, tid, filtered))) continue;
+      if (!RELIVE_TRY(seize(pid, tid, filtered))) {
+        // Born and ended under our hand (PTRACE_O_TRACECLONE) before it was seen: it stays a zombie until we reap it.
+        if (!let_go(tid)) lingering.push_back(tid);
+        continue;
+      }
       FrozenThread thread;
       thread.tid = tid;
       task.threads_.push_back(thread);
