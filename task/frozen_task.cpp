@@ -216,7 +216,10 @@ Result<Arrival> wait_for_trap(Tid tid, std::uint64_t deadline_ns) {
       if (WIFEXITED(status) || WIFSIGNALED(status)) return Arrival::ended;
       if (status >> 16 == kEventStop) return WSTOPSIG(status) == SIGTRAP ? Arrival::trapped : Arrival::job_stopped;
       // A signal or an event came first: let it happen; the interrupt is still to come.
+      // Asked for again, since any stop clears an interrupt that was pending (ptrace_stop() of Linux).
       const int signal = status >> 16 == 0 ? WSTOPSIG(status) : 0;
+      if (trace(PTRACE_INTERRUPT, tid, nullptr, nullptr) != 0 && errno != ESRCH)
+        return fail_errno("PTRACE_INTERRUPT", name_of(tid));
       if (trace(PTRACE_CONT, tid, nullptr, reinterpret_cast<void*>(static_cast<std::uintptr_t>(signal))) != 0 &&
           errno != ESRCH)
         return fail_errno("PTRACE_CONT", name_of(tid));
@@ -309,6 +312,7 @@ Result<FrozenTask> FrozenTask::freeze(Pid pid, int patience_ms) {
     RELIVE_TRY(reissue_broken_off_call(pid, thread));
   }
   const std::string stat = RELIVE_TRY(read_proc(pid, "stat"));
+  task.complete_ = true;
   task.start_time_ = RELIVE_TRY(to_number<std::uint64_t>(RELIVE_TRY(stat_field(stat, 22)), "start time"));
   return task;
 }
@@ -320,7 +324,8 @@ FrozenTask::FrozenTask(FrozenTask&& other) noexcept
       start_time_(other.start_time_),
       threads_(std::move(other.threads_)),
       frozen_since_ns_(other.frozen_since_ns_),
-      frozen_(std::exchange(other.frozen_, false)) {}
+      frozen_(std::exchange(other.frozen_, false)),
+      complete_(other.complete_) {}
 
 FrozenTask::~FrozenTask() { resume(); }
 
@@ -329,6 +334,11 @@ void FrozenTask::resume() {
   for (const FrozenThread& thread : threads_) {
     if (!let_go(thread.tid)) lingering.push_back(thread.tid);
   }
+  if (complete_) return;
+  // A freeze that was given up: threads born meanwhile are attached too, and no list of ours has them.
+  if (const auto all = list_threads(pid_))
+    for (const Tid tid : *all)
+      if (find(tid) == nullptr && !let_go(tid)) lingering.push_back(tid);
 }
 
 std::size_t release_lingering() {

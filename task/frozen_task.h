@@ -82,6 +82,7 @@ class FrozenTask {
   std::vector<FrozenThread> threads_;
   std::uint64_t frozen_since_ns_ = 0;
   bool frozen_ = false;
+  bool complete_ = false;  // freeze() came to its end
 };
 
 // A thread that does not stop in time (a vfork parent, an uninterruptible sleep) stays seized when freeze() gives up:
