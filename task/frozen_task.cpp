@@ -68,6 +68,12 @@ Result<std::vector<Tid>> list_threads(Pid pid) {
   return tids;
 }
 
+// How many threads there are, zombies too: field 20 of /proc/PID/stat.
+Result<std::size_t> count_threads(Pid pid) {
+  const std::string stat = RELIVE_TRY(read_proc(pid, "stat"));
+  return to_number<std::size_t>(RELIVE_TRY(stat_field(stat, 20)), "number of threads");
+}
+
 std::string command_of(pid_t pid) {
   auto name = read_proc(Pid{pid}, "comm");
   if (!name) return "?";
@@ -215,14 +221,14 @@ Result<Arrival> wait_for_trap(Tid tid, std::uint64_t deadline_ns) {
     if (got == tid.value) {
       if (WIFEXITED(status) || WIFSIGNALED(status)) return Arrival::ended;
       if (status >> 16 == kEventStop) return WSTOPSIG(status) == SIGTRAP ? Arrival::trapped : Arrival::job_stopped;
-      // A signal or an event came first: let it happen; the interrupt is still to come.
-      // Asked for again, since any stop clears an interrupt that was pending (ptrace_stop() of Linux).
+      // A signal or an event came first: let it happen.
       const int signal = status >> 16 == 0 ? WSTOPSIG(status) : 0;
-      if (trace(PTRACE_INTERRUPT, tid, nullptr, nullptr) != 0 && errno != ESRCH)
-        return fail_errno("PTRACE_INTERRUPT", name_of(tid));
       if (trace(PTRACE_CONT, tid, nullptr, reinterpret_cast<void*>(static_cast<std::uintptr_t>(signal))) != 0 &&
           errno != ESRCH)
         return fail_errno("PTRACE_CONT", name_of(tid));
+      // Any stop takes a pending interrupt with it (ptrace_stop() in kernel/signal.c): ask again.
+      if (trace(PTRACE_INTERRUPT, tid, nullptr, nullptr) != 0 && errno != ESRCH)
+        return fail_errno("PTRACE_INTERRUPT", name_of(tid));
       continue;
     }
     if (tries < 64) {
@@ -276,7 +282,9 @@ Result<FrozenTask> FrozenTask::freeze(Pid pid, int patience_ms) {
   const std::uint64_t deadline = task.frozen_since_ns_ + static_cast<std::uint64_t>(patience_ms) * 1'000'000U;
   for (;;) {
     std::vector<FrozenThread> fresh;
-    for (const Tid tid : RELIVE_TRY(list_threads(pid))) {
+    const auto threads_before = RELIVE_TRY(count_threads(pid));
+    const std::vector<Tid> listed = RELIVE_TRY(list_threads(pid));
+    for (const Tid tid : listed) {
       if (task.find(tid) != nullptr) continue;
       if (!RELIVE_TRY(seize(pid, tid, filtered))) {
         // Born and ended under our hand (PTRACE_O_TRACECLONE) before it was seen: it stays a zombie until we reap it.
@@ -290,7 +298,15 @@ Result<FrozenTask> FrozenTask::freeze(Pid pid, int patience_ms) {
       if (trace(PTRACE_INTERRUPT, tid, nullptr, nullptr) != 0 && errno != ESRCH)
         return fail_errno("PTRACE_INTERRUPT", name_of(tid));
     }
-    if (fresh.empty()) break;
+    if (fresh.empty()) {
+      // The kernel breaks a listing off where the thread that it stands at ends (next_tid() in fs/proc/base.c): only
+      // one that names as many threads as there are is whole.
+      if (listed.size() == threads_before && listed.size() == RELIVE_TRY(count_threads(pid))) break;
+      if (now_ns() > deadline)
+        return fail(ErrorKind::refused,
+                    fmt::format("the threads of task {} come and go too fast to be stopped", pid.value), "try again");
+      continue;
+    }
     for (const FrozenThread& thread : fresh) {
       const Arrival arrival = RELIVE_TRY(wait_for_trap(thread.tid, deadline));
       if (arrival == Arrival::ended)
@@ -298,6 +314,7 @@ Result<FrozenTask> FrozenTask::freeze(Pid pid, int patience_ms) {
       if (arrival == Arrival::job_stopped) task.find(thread.tid)->job_stopped = true;
     }
   }
+  task.whole_ = true;
   if (task.threads_.empty())
     return fail(ErrorKind::task_died, fmt::format("task {} ended while it was being stopped", pid.value));
   std::ranges::sort(task.threads_, {}, &FrozenThread::tid);
@@ -312,7 +329,6 @@ Result<FrozenTask> FrozenTask::freeze(Pid pid, int patience_ms) {
     RELIVE_TRY(reissue_broken_off_call(pid, thread));
   }
   const std::string stat = RELIVE_TRY(read_proc(pid, "stat"));
-  task.complete_ = true;
   task.start_time_ = RELIVE_TRY(to_number<std::uint64_t>(RELIVE_TRY(stat_field(stat, 22)), "start time"));
   return task;
 }
@@ -324,8 +340,8 @@ FrozenTask::FrozenTask(FrozenTask&& other) noexcept
       start_time_(other.start_time_),
       threads_(std::move(other.threads_)),
       frozen_since_ns_(other.frozen_since_ns_),
-      frozen_(std::exchange(other.frozen_, false)),
-      complete_(other.complete_) {}
+      whole_(other.whole_),
+      frozen_(std::exchange(other.frozen_, false)) {}
 
 FrozenTask::~FrozenTask() { resume(); }
 
@@ -334,11 +350,12 @@ void FrozenTask::resume() {
   for (const FrozenThread& thread : threads_) {
     if (!let_go(thread.tid)) lingering.push_back(thread.tid);
   }
-  if (complete_) return;
-  // A freeze that was given up: threads born meanwhile are attached too, and no list of ours has them.
-  if (const auto all = list_threads(pid_))
-    for (const Tid tid : *all)
-      if (find(tid) == nullptr && !let_go(tid)) lingering.push_back(tid);
+  if (whole_) return;
+  // A freeze that was given up: threads born under our hand meanwhile are attached, and nobody has them in a list.
+  const auto listed = list_threads(pid_);
+  if (!listed) return;
+  for (const Tid tid : *listed)
+    if (find(tid) == nullptr && !let_go(tid)) lingering.push_back(tid);
 }
 
 std::size_t release_lingering() {

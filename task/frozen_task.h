@@ -81,8 +81,8 @@ class FrozenTask {
   std::uint64_t start_time_ = 0;
   std::vector<FrozenThread> threads_;
   std::uint64_t frozen_since_ns_ = 0;
+  bool whole_ = false;  // every thread is known
   bool frozen_ = false;
-  bool complete_ = false;  // freeze() came to its end
 };
 
 // A thread that does not stop in time (a vfork parent, an uninterruptible sleep) stays seized when freeze() gives up:
