@@ -12,6 +12,7 @@
 #include <fmt/format.h>
 
 #include "base/fault.h"
+#include "task/kernel_structs.h"
 
 namespace relive::apply {
 
@@ -19,20 +20,8 @@ namespace {
 
 using model::Thread;
 using parasite::Program;
-
-struct KernelSchedAttributes {  // struct sched_attr, SCHED_ATTR_SIZE_VER0
-  std::uint32_t size, policy;
-  std::uint64_t flags;
-  std::int32_t nice;
-  std::uint32_t priority;
-  std::uint64_t runtime, deadline, period;
-};
-
-struct KernelStack {  // stack_t
-  std::uint64_t base;
-  std::int32_t flags, pad;
-  std::uint64_t size;
-};
+using task::KernelSchedAttributes;
+using task::KernelStack;
 
 constexpr std::uint64_t kUnregister = 1;  // RSEQ_FLAG_UNREGISTER
 constexpr std::uint64_t kIdsBytes = 8, kCriticalSectionBytes = 8, kTailOffset = 16, kTailBytes = 16;  // of struct rseq

@@ -18,6 +18,7 @@
 #include "capture/credentials.h"
 #include "capture/pending.h"
 #include "parasite/frame.h"
+#include "task/kernel_structs.h"
 #include "task/procfs.h"
 
 namespace relive::capture {
@@ -27,17 +28,11 @@ namespace {
 using model::TaskAddress;
 using model::Thread;
 using parasite::Program;
+using task::KernelSchedAttributes;
+using task::KernelStack;
 
 constexpr int kRestartSyscall = 219;
 constexpr std::int64_t kRestartBlock = -516;  // ERESTART_RESTARTBLOCK
-
-struct KernelSchedAttributes {  // struct sched_attr, SCHED_ATTR_SIZE_VER0
-  std::uint32_t size, policy;
-  std::uint64_t flags;
-  std::int32_t nice;
-  std::uint32_t priority;
-  std::uint64_t runtime, deadline, period;
-};
 
 Result<void> name_restarted_call(parasite::Visit& visit, const task::FrozenThread& thread,
                                  user_regs_struct& registers) {
@@ -94,12 +89,6 @@ Result<void> read_scheduling(Thread& thread) {
   thread.io_priority = static_cast<std::uint32_t>(priority);
   return {};
 }
-
-struct KernelStack {  // stack_t
-  std::uint64_t base;
-  std::int32_t flags, pad;
-  std::uint64_t size;
-};
 
 // What only the thread can tell.
 struct Inside {
