@@ -34,13 +34,21 @@ Standing settled_standing(const TaskKey& key) {
   return Standing::traced;
 }
 
-// Removes the socket once it answers nobody: a dying process closes one descriptor after the other.
-void clean_up_after(const Registry& registry, const TaskKey& key) {
-  for (int attempt = 0; attempt < 100 && registry.connect(key); ++attempt) pause_briefly();
+// Does nobody answer at the socket any more (which is then removed)? A dying process closes one descriptor after the
+// other, so it is asked for a while.
+bool is_gone(const Registry& registry, const TaskKey& key) {
+  for (int attempt = 0; attempt < 100; ++attempt) {
+    if (!registry.connect(key)) return true;
+    pause_briefly();
+  }
+  return false;
 }
 
-Result<Answer> keeper_died(const Registry& registry, const Request& request, Standing before) {
-  clean_up_after(registry, request.key);
+Result<Answer> no_answer(const Registry& registry, const Request& request, Standing before) {
+  if (!is_gone(registry, request.key))
+    return fail(ErrorKind::system,
+                fmt::format("the keeper of {} hung up without an answer; it is still there", request.key.pid.value),
+                "give the command again");
   const int pid = request.key.pid.value;
   const Standing now = settled_standing(request.key);
   const bool rollback = std::holds_alternative<RollbackOptions>(request.command);
@@ -101,7 +109,7 @@ Result<Answer> ask(const Registry& registry, const Request& request) {
     log_debug(sent.error().text());  // it may still say why
   const auto response = receive_frame(connection.get(), kResponseLimit);
   if (!response && response.error().kind == ErrorKind::usage) return std::unexpected(response.error());
-  if (!response) return keeper_died(registry, request, before);
+  if (!response) return no_answer(registry, request, before);
   return decode_response(*response);
 }
 

@@ -11,7 +11,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <cerrno>
 #include <csignal>
 #include <cstdlib>
@@ -88,19 +87,25 @@ bool may_ask(int connection) {
   return peer.uid == ::geteuid() || peer.uid == 0;
 }
 
-// One client, from accept to close. Whatever it sends or fails to send harms only itself. Was it a request to change
-// the snapshots?
+constexpr std::size_t kSilentLimit = 64;                       // connections that have not spoken yet
+constexpr timeval kFramePatience{.tv_sec = 30, .tv_usec = 0};  // for the rest of a message that has begun
+
+// Takes a connection in, to be attended once it speaks: a client may be kept from running for seconds between its
+// connect() and its first byte, and nobody shall wait for it meanwhile.
+void take_in(UniqueFd connection, std::vector<UniqueFd>& silent) {
+  if (!connection || !may_ask(connection.get())) return;
+  if (silent.size() == kSilentLimit) silent.erase(silent.begin());
+  silent.push_back(std::move(connection));
+}
+
+// One client that has begun to speak, to its end. Whatever it sends or fails to send harms only itself. Was it a
+// request to change the snapshots?
 bool attend(UniqueFd connection, const TaskKey& key, Engine& engine) {
-  if (!may_ask(connection.get())) return false;
-  const timeval patience{.tv_sec = 2, .tv_usec = 0};
-  ::setsockopt(connection.get(), SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
-  ::setsockopt(connection.get(), SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);
+  ::setsockopt(connection.get(), SOL_SOCKET, SO_RCVTIMEO, &kFramePatience, sizeof kFramePatience);
+  ::setsockopt(connection.get(), SOL_SOCKET, SO_SNDTIMEO, &kFramePatience, sizeof kFramePatience);
   const auto bytes = receive_frame(connection.get(), kRequestLimit);
-  if (!bytes) {
-    log_debug("keeper: " + bytes.error().text());
-    return false;
-  }
-  const auto request = decode_request(*bytes);
+  if (!bytes && bytes.error().kind == ErrorKind::not_found) return false;  // it only looked whether somebody is here
+  const auto request = bytes ? decode_request(*bytes) : std::unexpected(bytes.error());
   Result<Answer> answer = std::unexpected(Error{});
   if (!request)
     answer = std::unexpected(request.error());
@@ -109,20 +114,11 @@ bool attend(UniqueFd connection, const TaskKey& key, Engine& engine) {
                   fmt::format("this is the keeper of {}, not of {}", key.pid.value, request->key.pid.value));
   else
     answer = serve(engine, *request);
+  if (!request) log_debug("keeper: " + request.error().text());
   if (const auto sent = send_frame(connection.get(), encode(answer)); !sent)
     log_debug("keeper: " + sent.error().text());
   return request && (std::holds_alternative<SnapshotOptions>(request->command) ||
                      std::holds_alternative<DropOptions>(request->command));
-}
-
-// Those who came while the keeper was ending hear why.
-void turn_away(int listener, const Error& reason) {
-  for (;;) {
-    const UniqueFd connection(::accept4(listener, nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
-    if (!connection) return;
-    if (const auto sent = send_frame(connection.get(), encode(Result<Answer>(std::unexpected(reason)))); !sent)
-      continue;
-  }
 }
 
 struct Keeper {
@@ -130,7 +126,20 @@ struct Keeper {
   UniqueFd listener;
   UniqueFd signals;
   std::unique_ptr<Engine> engine;
+  std::vector<UniqueFd> silent;  // clients that have not spoken yet
 };
+
+UniqueFd accept_one(const Keeper& keeper) {
+  return UniqueFd(::accept4(keeper.listener.get(), nullptr, nullptr, SOCK_CLOEXEC));
+}
+
+// Those who came while the keeper was ending hear why.
+void turn_away(Keeper& keeper, const Error& reason) {
+  while (UniqueFd connection = accept_one(keeper)) keeper.silent.push_back(std::move(connection));
+  const std::string answer = encode(Result<Answer>(std::unexpected(reason)));
+  for (const UniqueFd& connection : keeper.silent)
+    if (const auto sent = send_frame(connection.get(), answer); !sent) log_debug("keeper: " + sent.error().text());
+}
 
 void settle_in() {
   ::prctl(PR_SET_NAME, "relive-keeper");
@@ -169,7 +178,7 @@ Result<Keeper> begin(const TaskKey& key) {
   if (standing(key) == Standing::gone)
     return fail(ErrorKind::task_died, fmt::format("task {} has ended", key.pid.value));
   UniqueFd listener = RELIVE_TRY(registry.listen(key));
-  return Keeper{std::move(registry), std::move(listener), std::move(signals), std::move(engine)};
+  return Keeper{std::move(registry), std::move(listener), std::move(signals), std::move(engine), {}};
 }
 
 constexpr int kLingeringMs = 20;     // between looks at threads that have not stopped yet (task/frozen_task.h)
@@ -179,8 +188,9 @@ constexpr int kPatienceMs = 10'000;  // for the first request, whose command may
 Error keep(Keeper& keeper, const TaskKey& key) {
   const std::string task = fmt::format("task {}", key.pid.value);
   for (;;) {
-    std::array<pollfd, 3> watched = {
-        {{keeper.engine->pidfd(), POLLIN, 0}, {keeper.signals.get(), POLLIN, 0}, {keeper.listener.get(), POLLIN, 0}}};
+    std::vector<pollfd> watched = {
+        {keeper.engine->pidfd(), POLLIN, 0}, {keeper.signals.get(), POLLIN, 0}, {keeper.listener.get(), POLLIN, 0}};
+    for (const UniqueFd& connection : keeper.silent) watched.push_back({connection.get(), POLLIN, 0});
     const bool empty = keeper.engine->list().empty();
     Error no_snapshots{ErrorKind::not_found,
                        task + " has no snapshots",
@@ -199,11 +209,12 @@ Error keep(Keeper& keeper, const TaskKey& key) {
       return Error{
           ErrorKind::not_found, "the keeper of " + task + " was told to end; its snapshots are dropped", 0, {}, {}};
     }
-    if (watched[2].revents == 0) continue;
-    UniqueFd connection(::accept4(keeper.listener.get(), nullptr, nullptr, SOCK_CLOEXEC));
-    if (!connection) continue;
-    const bool changed = attend(std::move(connection), key, *keeper.engine);
+    bool changed = false;
+    for (std::size_t i = 0; i < keeper.silent.size(); ++i)
+      if (watched[3 + i].revents != 0 && attend(std::move(keeper.silent[i]), key, *keeper.engine)) changed = true;
+    std::erase_if(keeper.silent, [](const UniqueFd& connection) { return !connection; });
     if (changed && keeper.engine->list().empty()) return no_snapshots;
+    if (watched[2].revents != 0) take_in(accept_one(keeper), keeper.silent);
   }
 }
 
@@ -224,7 +235,7 @@ int run_keeper(const TaskKey& key, UniqueFd handshake) {
   if (!told) log_warning("keeper: nobody waits for it");
   const Error reason = keep(*keeper, key);
   keeper->registry.forget(key);
-  turn_away(keeper->listener.get(), reason);
+  turn_away(*keeper, reason);
   return 0;
 }
 
