@@ -3,7 +3,6 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/epoll.h>
-#include <sys/eventfd.h>
 #include <sys/file.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -17,9 +16,10 @@
 #include <cerrno>
 #include <csignal>
 #include <cstring>
-#include <map>
 
+#include "apply/file_maker.h"
 #include "apply/hung_up.h"
+#include "apply/self_contained.h"
 #include "base/fault.h"
 #include "capture/descriptors.h"
 
@@ -33,10 +33,6 @@ using model::SocketState;
 using model::StreamSocket;
 using parasite::Program;
 
-constexpr std::size_t kScratchBytes = std::size_t{64} << 10;
-
-std::uint64_t number(RemoteFd fd) { return static_cast<std::uint64_t>(fd.value); }
-
 // The path of a unix address in the file system; empty for an abstract address or none.
 std::string path_of(const StreamSocket& socket) {
   constexpr std::size_t kPath = offsetof(sockaddr_un, sun_path);
@@ -46,7 +42,8 @@ std::string path_of(const StreamSocket& socket) {
 
 class Executor {
  public:
-  Executor(Workshop& workshop, const model::DescriptorTable& wanted) : workshop_(workshop), wanted_(wanted) {}
+  Executor(Workshop& workshop, const model::DescriptorTable& wanted, const model::DescriptorTable& living)
+      : workshop_(workshop), wanted_(wanted), living_(living), maker_(workshop) {}
 
   Result<void> prepare(const diff::DescriptorPlan& plan) {
     const std::vector<RemoteFd> numbers = numbers_of(wanted_);
@@ -55,7 +52,7 @@ class Executor {
     for (const diff::DescriptorOperation& operation : plan.operations) {
       RELIVE_TRY(with_context(std::visit(*this, operation), diff::text(operation)));
     }
-    for (const auto& [file, spare] : spares_) close_in(workshop_.cleanup, spare);
+    maker_.close_spares();
     workshop_.notes.insert(workshop_.notes.end(), plan.notes.begin(), plan.notes.end());
     return {};
   }
@@ -66,24 +63,15 @@ class Executor {
     if (held == workshop_.holds.open_files.end()) {
       return fail(ErrorKind::refused, fmt::format("{} is not held", model::describe(file(op.file))));
     }
-    return give(op.file, held->second.get());
+    return maker_.give(op.file, held->second.get());
   }
 
-  Result<void> operator()(const diff::TakeLiving& op) {
-    RELIVE_TRY(fault_point("second number of a descriptor"));
-    const RemoteFd spare = RELIVE_TRY(take_spare({}));
-    RELIVE_TRY(record_close(spare));
-    RELIVE_TRY(visit().syscall(fmt::format("dup3 {} -> {}", op.from.value, spare.value), SYS_dup3,
-                               {number(op.from), number(spare), O_CLOEXEC}));
-    visit().note_open(spare);
-    spares_[op.file] = spare;
-    return {};
-  }
+  Result<void> operator()(const diff::TakeLiving& op) { return maker_.duplicate(op.file, op.from); }
 
   Result<void> operator()(const diff::MakePipe& op) {
     const OpenFile& some = file(op.read_end ? *op.read_end : op.write_end.value());
     const auto capacity = std::get<model::PipeEnd>(some.object).capacity;
-    const auto [read_end, write_end] = RELIVE_TRY(make_two(
+    const auto [read_end, write_end] = RELIVE_TRY(maker_.make_two(
         "pipe", SYS_pipe2, [](std::uint64_t there) { return std::array<std::uint64_t, 4>{there, O_CLOEXEC, 0, 0}; }));
     {
       const UniqueFd writer = RELIVE_TRY(visit().task().borrow(write_end));
@@ -103,27 +91,25 @@ class Executor {
     return keep_or_close(op.write_end, write_end);
   }
 
-  Result<void> operator()(const diff::MakeEventCounter& op) {
-    const auto& counter = std::get<model::EventCounter>(file(op.file).object);
-    const std::uint64_t flags = EFD_CLOEXEC | (counter.semaphore ? EFD_SEMAPHORE : 0);
-    RELIVE_TRY(make_one(op.file, "eventfd", SYS_eventfd2, {0, flags, 0}));
-    if (counter.count == 0) return {};
-    const UniqueFd ours = RELIVE_TRY(visit().task().borrow(spares_[op.file]));
-    if (::write(ours.get(), &counter.count, sizeof counter.count) != sizeof counter.count)
-      return fail_errno("write", "a new eventfd");
-    return {};
+  Result<void> operator()(const diff::MakeSelfContained& op) {
+    return std::visit(
+        [&]<class T>(const T& object) -> Result<void> {
+          if constexpr (model::SelfContained<T>) return make(maker_, op.file, object);
+          return fail(ErrorKind::system, "not self-contained");
+        },
+        file(op.file).object);
   }
 
   Result<void> operator()(const diff::MakeEpollSet& op) {
-    return make_one(op.file, "epoll set", SYS_epoll_create1, {EPOLL_CLOEXEC, 0, 0});
+    return maker_.make_one(op.file, "epoll set", SYS_epoll_create1, {EPOLL_CLOEXEC, 0, 0});
   }
 
   Result<void> operator()(const diff::MakeSocket& op) {
     const auto& socket = std::get<StreamSocket>(file(op.file).object);
-    RELIVE_TRY(make_one(op.file, "socket", SYS_socket,
-                        {static_cast<std::uint64_t>(socket.family), SOCK_STREAM | SOCK_CLOEXEC,
-                         static_cast<std::uint64_t>(socket.protocol)}));
-    const RemoteFd spare = spares_[op.file];
+    RELIVE_TRY(maker_.make_one(op.file, "socket", SYS_socket,
+                               {static_cast<std::uint64_t>(socket.family), SOCK_STREAM | SOCK_CLOEXEC,
+                                static_cast<std::uint64_t>(socket.protocol)}));
+    const RemoteFd spare = maker_.spare(op.file);
     const UniqueFd ours = RELIVE_TRY(visit().task().borrow(spare));
     RELIVE_TRY(set_options(ours.get(), socket));
     if (socket.state == SocketState::fresh) return {};
@@ -131,11 +117,11 @@ class Executor {
   }
 
   Result<void> operator()(const diff::MakeSocketPair& op) {
-    const auto [first, second] = RELIVE_TRY(make_two("socket pair", SYS_socketpair, [](std::uint64_t there) {
+    const auto [first, second] = RELIVE_TRY(maker_.make_two("socket pair", SYS_socketpair, [](std::uint64_t there) {
       return std::array<std::uint64_t, 4>{AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, there};
     }));
-    spares_[op.first] = first;
-    spares_[op.second] = second;
+    maker_.keep(op.first, first);
+    maker_.keep(op.second, second);
     const auto& one = std::get<StreamSocket>(file(op.first).object);
     const auto& other = std::get<StreamSocket>(file(op.second).object);
     const UniqueFd ours = RELIVE_TRY(visit().task().borrow(first));
@@ -151,7 +137,7 @@ class Executor {
   Result<void> operator()(const diff::MakeHungUp& op) {
     const auto& socket = std::get<StreamSocket>(file(op.file).object);
     const UniqueFd ours = RELIVE_TRY(make_hung_up_socket(socket.family, socket.received));
-    return give(op.file, ours.get());
+    return maker_.give(op.file, ours.get());
   }
 
   Result<void> operator()(const diff::SetOption& op) {
@@ -161,41 +147,41 @@ class Executor {
     if (!op.living.empty()) {
       const auto before = RELIVE_TRY(visit().arena().put(op.living));
       RELIVE_TRY(visit().record_undo("setsockopt back", SYS_setsockopt,
-                                     {number(op.from), level, name, before.value, op.living.size()}));
+                                     {FileMaker::number(op.from), level, name, before.value, op.living.size()}));
     }
     const auto there = RELIVE_TRY(visit().arena().put(op.option.value));
     RELIVE_TRY(visit().syscall(fmt::format("setsockopt {} {}/{}", op.from.value, level, name), SYS_setsockopt,
-                               {number(op.from), level, name, there.value, op.option.value.size()}));
+                               {FileMaker::number(op.from), level, name, there.value, op.option.value.size()}));
     return {};
   }
 
   // ---------------------------------------------------------------- the commit program
   Result<void> operator()(const diff::Unwatch& op) {
-    commit(fmt::format("epoll_ctl {} DEL {}", op.epoll.value, op.fd.value), SYS_epoll_ctl,
-           {number(op.epoll), EPOLL_CTL_DEL, number(op.fd), 0});
+    maker_.commit(fmt::format("epoll_ctl {} DEL {}", op.epoll.value, op.fd.value), SYS_epoll_ctl,
+                  {FileMaker::number(op.epoll), EPOLL_CTL_DEL, FileMaker::number(op.fd), 0});
     return {};
   }
 
   Result<void> operator()(const diff::CloseDescriptor& op) {
-    close_in(workshop_.commit, op.fd);
+    FileMaker::close_in(workshop_.commit, op.fd);
     return {};
   }
 
   Result<void> operator()(const diff::Place& op) {
-    const RemoteFd from = op.from ? *op.from : spares_.at(op.file);
-    commit(fmt::format("dup3 {} -> {}", from.value, op.to.value), SYS_dup3,
-           {number(from), number(op.to), op.close_on_exec ? std::uint64_t{O_CLOEXEC} : 0});
+    const RemoteFd from = op.from ? *op.from : maker_.spare(op.file);
+    maker_.commit(fmt::format("dup3 {} -> {}", from.value, op.to.value), SYS_dup3,
+                  {FileMaker::number(from), FileMaker::number(op.to), op.close_on_exec ? std::uint64_t{O_CLOEXEC} : 0});
     return {};
   }
 
   Result<void> operator()(const diff::SetCloseOnExec& op) {
-    commit(fmt::format("fcntl {} F_SETFD", op.fd.value), SYS_fcntl,
-           {number(op.fd), F_SETFD, op.on ? std::uint64_t{FD_CLOEXEC} : 0});
+    maker_.commit(fmt::format("fcntl {} F_SETFD", op.fd.value), SYS_fcntl,
+                  {FileMaker::number(op.fd), F_SETFD, op.on ? std::uint64_t{FD_CLOEXEC} : 0});
     return {};
   }
 
   Result<void> operator()(const diff::SetStatusFlags& op) {
-    set_flags(op.fd, op.flags);
+    maker_.set_flags(op.fd, op.flags);
     return {};
   }
 
@@ -208,15 +194,16 @@ class Executor {
     const f_owner_ex owner{.type = static_cast<decltype(f_owner_ex::type)>(op.owner == 0 ? F_OWNER_PID : op.type),
                            .pid = op.owner};
     const auto there = RELIVE_TRY(visit().arena().put_value(owner));
-    commit(fmt::format("fcntl {} F_SETOWN_EX", op.fd.value), SYS_fcntl, {number(op.fd), F_SETOWN_EX, there.value});
-    commit(fmt::format("fcntl {} F_SETSIG", op.fd.value), SYS_fcntl,
-           {number(op.fd), F_SETSIG, static_cast<std::uint64_t>(op.signal)});
+    maker_.commit(fmt::format("fcntl {} F_SETOWN_EX", op.fd.value), SYS_fcntl,
+                  {FileMaker::number(op.fd), F_SETOWN_EX, there.value});
+    maker_.commit(fmt::format("fcntl {} F_SETSIG", op.fd.value), SYS_fcntl,
+                  {FileMaker::number(op.fd), F_SETSIG, static_cast<std::uint64_t>(op.signal)});
     return {};
   }
 
   Result<void> operator()(const diff::Seek& op) {
-    commit(fmt::format("lseek {} {}", op.fd.value, op.position), SYS_lseek,
-           {number(op.fd), static_cast<std::uint64_t>(op.position), SEEK_SET});
+    maker_.commit(fmt::format("lseek {} {}", op.fd.value, op.position), SYS_lseek,
+                  {FileMaker::number(op.fd), static_cast<std::uint64_t>(op.position), SEEK_SET});
     return {};
   }
 
@@ -227,35 +214,40 @@ class Executor {
     const auto there = RELIVE_TRY(visit().arena().put_value(whole));
     // Of four kinds of locks, those that are not there answer with an error or do nothing.
     const std::string name = fmt::format("unlock {}", op.fd.value);
-    workshop_.commit.syscall(name, SYS_flock, {number(op.fd), LOCK_UN}, Program::OnError::go_on);
-    workshop_.commit.syscall(name, SYS_fcntl, {number(op.fd), F_SETLK, there.value}, Program::OnError::go_on);
-    workshop_.commit.syscall(name, SYS_fcntl, {number(op.fd), F_OFD_SETLK, there.value}, Program::OnError::go_on);
-    workshop_.commit.syscall(name, SYS_fcntl, {number(op.fd), F_SETLEASE, F_UNLCK}, Program::OnError::go_on);
+    workshop_.commit.syscall(name, SYS_flock, {FileMaker::number(op.fd), LOCK_UN}, Program::OnError::go_on);
+    workshop_.commit.syscall(name, SYS_fcntl, {FileMaker::number(op.fd), F_SETLK, there.value},
+                             Program::OnError::go_on);
+    workshop_.commit.syscall(name, SYS_fcntl, {FileMaker::number(op.fd), F_OFD_SETLK, there.value},
+                             Program::OnError::go_on);
+    workshop_.commit.syscall(name, SYS_fcntl, {FileMaker::number(op.fd), F_SETLEASE, F_UNLCK}, Program::OnError::go_on);
     return {};
   }
 
   Result<void> operator()(const diff::RefillPipe& op) {
     const auto& bytes = std::get<model::PipeEnd>(file(op.file).object).bytes;
-    RELIVE_TRY(drain(op.read_end, op.read_flags));
+    RELIVE_TRY(maker_.drain(op.read_end, op.read_flags));
     if (bytes.empty()) return {};
     const auto there = RELIVE_TRY(visit().arena().put(bytes));
     // Never blocks: the pipe is empty by now and held as much before. SIGPIPE never: the read end is in the table.
-    commit(fmt::format("write {} bytes to pipe {}", bytes.size(), op.write_end.value), SYS_write,
-           {number(op.write_end), there.value, bytes.size()});
+    maker_.commit(fmt::format("write {} bytes to pipe {}", bytes.size(), op.write_end.value), SYS_write,
+                  {FileMaker::number(op.write_end), there.value, bytes.size()});
     return {};
   }
 
-  Result<void> operator()(const diff::SetCount& op) {
-    RELIVE_TRY(drain(op.fd, op.flags));
-    if (op.count == 0) return {};
-    const auto there = RELIVE_TRY(visit().arena().put_value(op.count));
-    commit(fmt::format("write {} to eventfd {}", op.count, op.fd.value), SYS_write,
-           {number(op.fd), there.value, sizeof op.count});
-    return {};
+  Result<void> operator()(const diff::PutRight& op) {
+    return std::visit(
+        [&]<class T>(const T& object) -> Result<void> {
+          if constexpr (model::SelfContained<T>)
+            return put_right(maker_, op.fd, file(op.file).status_flags, object,
+                             std::get<T>(living_.open_files.at(op.living).object));
+          return fail(ErrorKind::system, "not self-contained");
+        },
+        file(op.file).object);
   }
 
   Result<void> operator()(const diff::Listen& op) {
-    commit(fmt::format("listen {}", op.fd.value), SYS_listen, {number(op.fd), static_cast<std::uint64_t>(op.backlog)});
+    maker_.commit(fmt::format("listen {}", op.fd.value), SYS_listen,
+                  {FileMaker::number(op.fd), static_cast<std::uint64_t>(op.backlog)});
     return {};
   }
 
@@ -264,26 +256,16 @@ class Executor {
     event.events = op.events;
     event.data.u64 = op.data;
     const auto there = RELIVE_TRY(visit().arena().put_value(event));
-    commit(fmt::format("epoll_ctl {} {} {}", op.epoll.value, op.modify ? "MOD" : "ADD", op.fd.value), SYS_epoll_ctl,
-           {number(op.epoll), static_cast<std::uint64_t>(op.modify ? EPOLL_CTL_MOD : EPOLL_CTL_ADD), number(op.fd),
-            there.value});
+    maker_.commit(fmt::format("epoll_ctl {} {} {}", op.epoll.value, op.modify ? "MOD" : "ADD", op.fd.value),
+                  SYS_epoll_ctl,
+                  {FileMaker::number(op.epoll), static_cast<std::uint64_t>(op.modify ? EPOLL_CTL_MOD : EPOLL_CTL_ADD),
+                   FileMaker::number(op.fd), there.value});
     return {};
   }
 
  private:
   parasite::Visit& visit() { return workshop_.visit; }
   [[nodiscard]] const OpenFile& file(std::size_t index) const { return wanted_.open_files.at(index); }
-  void commit(std::string what, long call, std::initializer_list<std::uint64_t> arguments) {
-    workshop_.commit.syscall(std::move(what), call, arguments);
-  }
-  // close(2) frees the number whatever it answers.
-  static void close_in(Program& program, RemoteFd fd) {
-    program.syscall(fmt::format("close {}", fd.value), SYS_close, {number(fd)}, Program::OnError::go_on);
-  }
-  void set_flags(RemoteFd fd, std::uint32_t flags) {
-    commit(fmt::format("fcntl {} F_SETFL {:#o}", fd.value, flags), SYS_fcntl, {number(fd), F_SETFL, flags});
-  }
-
   // The numbers of the wanted table must be within the limit that dup3(2) meets.
   Result<void> check_limit(const diff::DescriptorPlan& plan) {
     RemoteFd highest{-1};
@@ -295,87 +277,16 @@ class Executor {
     RELIVE_TRY(visit().syscall("prlimit RLIMIT_NOFILE", SYS_prlimit64, {0, RLIMIT_NOFILE, 0, there.there.value}));
     rlimit limit{};
     std::memcpy(&limit, there.here, sizeof limit);
-    if (number(highest) < limit.rlim_cur) return {};
+    if (FileMaker::number(highest) < limit.rlim_cur) return {};
     return fail(ErrorKind::refused,
                 fmt::format("descriptor {} was closed since, and RLIMIT_NOFILE of the task is {}", highest.value,
                             limit.rlim_cur),
                 "raise the task's RLIMIT_NOFILE (prlimit(1))");
   }
 
-  // A spare number that is none of `not_these`.
-  Result<RemoteFd> take_spare(const std::vector<RemoteFd>& not_these) {
-    for (;;) {
-      const RemoteFd spare = RELIVE_TRY(visit().spare_descriptor());
-      if (std::ranges::find(not_these, spare) == not_these.end()) return spare;
-    }
-  }
-  Result<void> record_close(RemoteFd spare) {
-    return visit().record_undo(fmt::format("close {}", spare.value), SYS_close, {number(spare)});
-  }
-
-  Result<void> give(std::size_t index, int fd) {
-    RELIVE_TRY(fault_point("give a descriptor"));
-    const RemoteFd spare = RELIVE_TRY(take_spare({}));
-    RELIVE_TRY(record_close(spare));
-    RELIVE_TRY(visit().give(fd, spare));
-    spares_[index] = spare;
-    return {};
-  }
-
-  // One program: make it, where the kernel puts it, and move it to a spare number.
-  Result<void> make_one(std::size_t index, const std::string& what, long call,
-                        const std::array<std::uint64_t, 3>& arguments) {
-    RELIVE_TRY(fault_point("make " + what));
-    const auto lowest = RELIVE_TRY(visit().next_descriptors(1));
-    const RemoteFd spare = RELIVE_TRY(take_spare(lowest));
-    RELIVE_TRY(record_close(spare));
-    Program program;
-    program.syscall("make " + what, call, {arguments[0], arguments[1], arguments[2]});
-    move(program, lowest[0], spare);
-    RELIVE_TRY(visit().run(program));
-    visit().note_open(spare);
-    spares_[index] = spare;
-    return check_number(program, 0, lowest[0]);
-  }
-
-  template <class Arguments>
-  Result<std::pair<RemoteFd, RemoteFd>> make_two(const std::string& what, long call, const Arguments& arguments_with) {
-    RELIVE_TRY(fault_point("make " + what));
-    const auto lowest = RELIVE_TRY(visit().next_descriptors(2));
-    const RemoteFd first = RELIVE_TRY(take_spare(lowest));
-    const RemoteFd second = RELIVE_TRY(take_spare(lowest));
-    const auto there = RELIVE_TRY(visit().arena().take(2 * sizeof(int)));
-    const auto arguments = arguments_with(there.there.value);
-    RELIVE_TRY(record_close(first));
-    RELIVE_TRY(record_close(second));
-    Program program;
-    program.syscall("make " + what, call, {arguments[0], arguments[1], arguments[2], arguments[3]});
-    move(program, lowest[0], first);
-    move(program, lowest[1], second);
-    RELIVE_TRY(visit().run(program));
-    visit().note_open(first);
-    visit().note_open(second);
-    return std::pair{first, second};
-  }
-
-  static void move(Program& program, RemoteFd from, RemoteFd to) {
-    program.syscall(fmt::format("dup3 {} -> {}", from.value, to.value), SYS_dup3,
-                    {number(from), number(to), O_CLOEXEC});
-    program.syscall(fmt::format("close {}", from.value), SYS_close, {number(from)});
-  }
-  static Result<void> check_number(const Program& program, std::size_t index, RemoteFd expected) {
-    if (program.result(index) == expected.value) return {};
-    return fail(ErrorKind::system, fmt::format("{}: the kernel gave number {}, not {}", program.what(index),
-                                               program.result(index), expected.value));
-  }
-
   Result<void> keep_or_close(const std::optional<std::size_t>& index, RemoteFd spare) {
-    if (index) {
-      spares_[*index] = spare;
-      return {};
-    }
-    RELIVE_TRY(visit().syscall(fmt::format("close {}", spare.value), SYS_close, {number(spare)}));
-    visit().note_closed(spare);
+    if (!index) return maker_.close(spare);
+    maker_.keep(*index, spare);
     return {};
   }
 
@@ -427,11 +338,13 @@ class Executor {
     if (const std::string path = path_of(socket); !path.empty()) RELIVE_TRY(clear_path(path));
     const auto address = RELIVE_TRY(visit().arena().put(socket.local));
     Program program;
-    program.syscall("bind", SYS_bind, {number(spare), address.value, socket.local.size()}, Program::OnError::go_on);
+    program.syscall("bind", SYS_bind, {FileMaker::number(spare), address.value, socket.local.size()},
+                    Program::OnError::go_on);
     RELIVE_TRY(visit().run(program));
     if (program.result(0) < 0) return address_error(socket, "bind", static_cast<int>(-program.result(0)));
     if (socket.state == SocketState::listening) {
-      RELIVE_TRY(visit().syscall("listen", SYS_listen, {number(spare), static_cast<std::uint64_t>(socket.backlog)}));
+      RELIVE_TRY(visit().syscall("listen", SYS_listen,
+                                 {FileMaker::number(spare), static_cast<std::uint64_t>(socket.backlog)}));
     }
     return {};
   }
@@ -475,9 +388,9 @@ class Executor {
   Result<void> send_from(RemoteFd sender, const std::vector<std::byte>& bytes) {
     if (bytes.empty()) return {};
     const auto there = RELIVE_TRY(visit().arena().put(bytes));
-    const auto sent =
-        RELIVE_TRY(visit().syscall("send unread bytes", SYS_sendto,
-                                   {number(sender), there.value, bytes.size(), MSG_DONTWAIT | MSG_NOSIGNAL, 0, 0}));
+    const auto sent = RELIVE_TRY(
+        visit().syscall("send unread bytes", SYS_sendto,
+                        {FileMaker::number(sender), there.value, bytes.size(), MSG_DONTWAIT | MSG_NOSIGNAL, 0, 0}));
     if (static_cast<std::size_t>(sent) == bytes.size()) return {};
     return fail(ErrorKind::refused, "the unread bytes of a socket pair do not fit into a new one");
   }
@@ -488,27 +401,17 @@ class Executor {
     return {};
   }
 
-  // Empties a pipe or an eventfd, whatever its flags are; leaves it with `flags`.
-  Result<void> drain(RemoteFd fd, std::uint32_t flags) {
-    if (!scratch_) scratch_ = RELIVE_TRY(visit().arena().take(kScratchBytes)).there;
-    set_flags(fd, flags | O_NONBLOCK);
-    workshop_.commit.add(fmt::format("drain {}", fd.value), wire::Kind::drain,
-                         {number(fd), scratch_->value, kScratchBytes});
-    set_flags(fd, flags);
-    return {};
-  }
-
   Workshop& workshop_;
   const model::DescriptorTable& wanted_;
-  std::map<std::size_t, RemoteFd> spares_;  // by wanted file
-  std::optional<model::TaskAddress> scratch_;
+  const model::DescriptorTable& living_;
+  FileMaker maker_;
 };
 
 }  // namespace
 
 Result<void> prepare_descriptors(Workshop& workshop, const diff::DescriptorPlan& plan,
-                                 const model::DescriptorTable& wanted) {
-  return with_context(Executor(workshop, wanted).prepare(plan), "preparing the descriptor table");
+                                 const model::DescriptorTable& wanted, const model::DescriptorTable& living) {
+  return with_context(Executor(workshop, wanted, living).prepare(plan), "preparing the descriptor table");
 }
 
 std::vector<RemoteFd> numbers_of(const model::DescriptorTable& table) {

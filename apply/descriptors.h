@@ -9,12 +9,12 @@
 namespace relive::apply {
 
 // Makes or fetches, at spare numbers of the task, every file that its table lacks; appends the rest to workshop.commit
-// and the closing of the spares to workshop.cleanup. REQUIRES: plan.refusals is empty; raise_limits() was called; no
-// other executor was given a number that the wanted table uses (Visit::keep_clear). Errors leave the undo log such that
-// the table goes back to what it was: refused (an address was taken by somebody else, a number lies above
-// RLIMIT_NOFILE, a file's owner has ended), permission, injected, system.
+// and the closing of the spares to workshop.cleanup. REQUIRES: `plan` was made of `wanted` and `living`, and has no
+// refusals; raise_limits() was called; no other executor was given a number that the wanted table uses
+// (Visit::keep_clear). Errors leave the undo log such that the table goes back to what it was: refused (an address was
+// taken by somebody else, a number lies above RLIMIT_NOFILE, a file's owner has ended), permission, injected, system.
 Result<void> prepare_descriptors(Workshop& workshop, const diff::DescriptorPlan& plan,
-                                 const model::DescriptorTable& wanted);
+                                 const model::DescriptorTable& wanted, const model::DescriptorTable& living);
 
 // The numbers of a table, for Visit::keep_clear.
 std::vector<model::RemoteFd> numbers_of(const model::DescriptorTable& table);

@@ -3,22 +3,21 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <linux/kcmp.h>
-#include <poll.h>
-#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
-#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
-#include <cerrno>
 #include <charconv>
+#include <map>
 #include <memory>
-#include <tuple>
 
+#include "capture/fdinfo.h"
+#include "capture/kcmp.h"
+#include "capture/opened.h"
 #include "capture/sockets.h"
+#include "capture/survey.h"
 #include "task/procfs.h"
 
 namespace relive::capture {
@@ -33,33 +32,6 @@ using model::RemoteFd;
 using model::StreamSocket;
 using model::UnhandledFile;
 
-// 0: same, 1/2/3: other (kcmp(2)).
-Result<bool> same_file(pid_t first, int first_fd, pid_t second, int second_fd) {
-  const long answer = ::syscall(SYS_kcmp, first, second, KCMP_FILE, first_fd, second_fd);
-  if (answer < 0) return fail_errno("kcmp", "KCMP_FILE");
-  return answer == 0;
-}
-
-std::uint64_t number_in(std::string_view text, int base) {
-  std::uint64_t value = 0;
-  const std::size_t start = text.find_first_not_of(" \t");
-  if (start == std::string_view::npos) return 0;
-  text.remove_prefix(start);
-  std::from_chars(text.data(), text.data() + text.size(), value, base);
-  return value;
-}
-
-// The text behind "NAME:" up to the next white space, spaces before it skipped; from `from` on.
-std::optional<std::string_view> word_after(std::string_view text, std::string_view name) {
-  const std::size_t found = text.find(name);
-  if (found == std::string_view::npos) return std::nullopt;
-  text.remove_prefix(found + name.size());
-  const std::size_t start = text.find_first_not_of(" \t");
-  if (start == std::string_view::npos) return std::nullopt;
-  text.remove_prefix(start);
-  return text.substr(0, text.find_first_of(" \t\n"));
-}
-
 // What tells open files apart before kcmp is asked.
 struct Key {
   mode_t type = 0;
@@ -67,13 +39,24 @@ struct Key {
   std::uint64_t inode = 0;
   std::uint32_t flags = 0;
   std::int64_t position = 0;
-  std::uint64_t id = 0;  // eventfd-id
-  bool operator==(const Key&) const = default;
+  auto operator<=>(const Key&) const = default;
 };
 
-bool is_terminal(std::uint64_t device) {
-  const auto number = major(device);
-  return number == 4 || (number == 5 && minor(device) != 2) || (number >= 136 && number <= 143);  // devices.txt
+// What tells the objects of two tables apart before they are looked at.
+struct ObjectKey {
+  std::size_t kind = 0;
+  model::FileIdentity identity;
+  auto operator<=>(const ObjectKey&) const = default;
+};
+ObjectKey object_key(const OpenFile& file) {
+  return {.kind = file.object.index(),
+          .identity = std::visit(
+              []<class T>(const T& object) -> model::FileIdentity {
+                if constexpr (requires { object.identity; }) return object.identity;
+                if constexpr (requires { object.inode; }) return {.device = 0, .inode = object.inode};
+                return {};
+              },
+              file.object)};
 }
 
 class Reader {
@@ -85,10 +68,11 @@ class Reader {
     RELIVE_TRY(list());
     RELIVE_TRY(read_close_on_exec());
     for (std::size_t index = 0; index < table_.descriptors.size(); ++index)
-      RELIVE_TRY(read_one(table_.descriptors[index]));
-    RELIVE_TRY(complete_epoll_sets());
-    RELIVE_TRY(complete_pipes());
-    RELIVE_TRY(complete_unix_sockets());
+      RELIVE_TRY(read_one(table_.descriptors[index], links_[index]));
+    const Survey survey{.visit = visit_, .table = table_, .first = first_};
+    RELIVE_TRY(complete_epoll_sets(survey));
+    RELIVE_TRY(complete_pipes(survey));
+    RELIVE_TRY(complete_unix_sockets(survey));
     RELIVE_TRY(find_in_snapshot());
     return std::move(table_);
   }
@@ -131,39 +115,47 @@ class Reader {
     return {};
   }
 
-  Result<void> read_one(model::Descriptor& descriptor) {
-    const std::string& link = links_[static_cast<std::size_t>(&descriptor - table_.descriptors.data())];
+  Result<void> read_one(model::Descriptor& descriptor, const std::string& link) {
     const UniqueFd duplicate = RELIVE_TRY(task_.borrow(descriptor.fd));
     struct stat status{};
     if (::fstat(duplicate.get(), &status) != 0) return fail_errno("fstat", link);
     const int flags = ::fcntl(duplicate.get(), F_GETFL);
     if (flags < 0) return fail_errno("fcntl F_GETFL", link);
-    const off_t position = ::lseek(duplicate.get(), 0, SEEK_CUR);
-    Key key{.type = status.st_mode & S_IFMT,
-            .device = status.st_dev,
-            .inode = status.st_ino,
-            .flags = static_cast<std::uint32_t>(flags),
-            .position = std::max<off_t>(position, 0)};
-    model::EventCounter counter;
-    const bool is_counter = link == "anon_inode:[eventfd]";
-    if (is_counter) {
-      counter = RELIVE_TRY(parse_event_counter(RELIVE_TRY(fdinfo(descriptor.fd))));
-      key.id = counter.id;
-    }
-    for (std::size_t index = 0; index < keys_.size(); ++index) {
-      if (keys_[index] == key && RELIVE_TRY(same_file(tid_, first_[index].value, tid_, descriptor.fd.value))) {
-        descriptor.open_file = index;
+    const off_t position = std::max<off_t>(::lseek(duplicate.get(), 0, SEEK_CUR), 0);
+    const Key key{.type = status.st_mode & S_IFMT,
+                  .device = status.st_dev,
+                  .inode = status.st_ino,
+                  .flags = static_cast<std::uint32_t>(flags),
+                  .position = position};
+    // The open files with this key, in kcmp's order: one is found, or gets its place, with log n comparisons.
+    std::vector<std::size_t>& alike = alike_[key];
+    auto low = alike.begin();
+    for (auto high = alike.end(); low != high;) {
+      const auto middle = low + (high - low) / 2;
+      const auto order = RELIVE_TRY(compare_files(tid_, first_[*middle].value, tid_, descriptor.fd.value));
+      if (order == std::strong_ordering::equal) {
+        descriptor.open_file = *middle;
         return {};
       }
+      if (order == std::strong_ordering::less)
+        low = middle + 1;
+      else
+        high = middle;
     }
     OpenFile file;
     file.status_flags = static_cast<std::uint32_t>(flags);
     if ((flags & O_PATH) == 0) read_owner(duplicate.get(), file);
-    file.object = is_counter ? FileObject(counter)
-                             : RELIVE_TRY(read_object(descriptor.fd, duplicate.get(), link, status, key, file));
+    file.object = RELIVE_TRY(read_object({.visit = visit_,
+                                          .fd = descriptor.fd,
+                                          .ours = duplicate.get(),
+                                          .link = link,
+                                          .status = status,
+                                          .flags = key.flags,
+                                          .position = position},
+                                         file));
     descriptor.open_file = table_.open_files.size();
+    alike.insert(low, descriptor.open_file);
     table_.open_files.push_back(std::move(file));
-    keys_.push_back(key);
     first_.push_back(descriptor.fd);
     return {};
   }
@@ -177,191 +169,65 @@ class Reader {
     file.owner_signal = std::max(::fcntl(duplicate, F_GETSIG), 0);
   }
 
-  Result<FileObject> read_object(RemoteFd fd, int duplicate, const std::string& link, const struct stat& status,
-                                 const Key& key, OpenFile& file) {
-    if (link == "anon_inode:[eventpoll]") return FileObject(RELIVE_TRY(parse_epoll_set(RELIVE_TRY(fdinfo(fd)))));
-    if (std::string kind = unhandled_kind(link); !kind.empty()) return FileObject(UnhandledFile{std::move(kind)});
-    const model::FileIdentity identity{.device = status.st_dev, .inode = status.st_ino};
-    const bool path_only = (key.flags & O_PATH) != 0;
-    switch (key.type) {
+  Result<FileObject> read_object(const Opened& opened, OpenFile& file) {
+    if (const ReadObject reader = reader_of(opened.link)) return reader(opened);
+    if (std::string kind = unhandled_kind(opened.link); !kind.empty()) return UnhandledFile{std::move(kind)};
+    const bool path_only = (opened.flags & O_PATH) != 0;
+    const auto unhandled_at = [&](std::string_view what) {
+      return FileObject(UnhandledFile{fmt::format("{} ({})", what, opened.link)});
+    };
+    switch (opened.status.st_mode & S_IFMT) {
       case S_IFREG:
       case S_IFDIR:
-        file.locked = has_lock(RELIVE_TRY(fdinfo(fd)));
-        return FileObject(model::RegularFile{.path = link,
-                                             .identity = identity,
-                                             .directory = key.type == S_IFDIR,
-                                             .deleted = status.st_nlink == 0,
-                                             .position = key.position});
-      case S_IFCHR: {
-        const bool memory = major(status.st_rdev) == 1;
-        const bool terminal = is_terminal(status.st_rdev);
-        if (!memory && !terminal) return FileObject(UnhandledFile{fmt::format("device ({})", link)});
-        file.locked = has_lock(RELIVE_TRY(fdinfo(fd)));
-        return FileObject(model::DeviceFile{.path = link,
-                                            .identity = identity,
-                                            .device_number = status.st_rdev,
-                                            .position = key.position,
-                                            .terminal = terminal});
-      }
+        file.locked = has_lock(RELIVE_TRY(opened.fdinfo()));
+        return read_regular(opened);
+      case S_IFCHR:
+        file.locked = has_lock(RELIVE_TRY(opened.fdinfo()));
+        return read_device(opened);
       case S_IFBLK:
-        return FileObject(UnhandledFile{fmt::format("block device ({})", link)});
+        return unhandled_at("block device");
       case S_IFIFO:
-        if (path_only || !link.starts_with("pipe:["))
-          return FileObject(UnhandledFile{fmt::format("named pipe ({})", link)});
-        return FileObject(RELIVE_TRY(read_pipe(duplicate, identity, key.flags)));
+        if (path_only || !opened.link.starts_with("pipe:[")) return unhandled_at("named pipe");
+        return read_pipe(opened);
       case S_IFSOCK:
-        if (path_only) return FileObject(UnhandledFile{fmt::format("O_PATH reference to a socket ({})", link)});
-        return read_socket(duplicate, status.st_ino, diagnoser_);
+        if (path_only) return unhandled_at("O_PATH reference to a socket");
+        return read_socket(opened.ours, opened.status.st_ino, diagnoser_);
       default:
-        return FileObject(UnhandledFile{fmt::format("file of an unknown kind ({})", link)});
+        return unhandled_at("file of an unknown kind");
     }
-  }
-
-  static Result<PipeEnd> read_pipe(int duplicate, model::FileIdentity identity, std::uint32_t flags) {
-    const int capacity = ::fcntl(duplicate, F_GETPIPE_SZ);
-    if (capacity < 0) return fail_errno("fcntl F_GETPIPE_SZ", "pipe");
-    return PipeEnd{.identity = identity,
-                   .write_end = (flags & O_ACCMODE) == O_WRONLY,
-                   .outside = false,
-                   .capacity = static_cast<std::uint32_t>(capacity),
-                   .bytes = {}};
-  }
-
-  // Copies the unread bytes by tee(2) into a pipe of ours, so that they stay unread.
-  static Result<std::vector<std::byte>> peek_pipe(int read_end, std::uint32_t capacity) {
-    int unread = 0;
-    if (::ioctl(read_end, FIONREAD, &unread) != 0) return fail_errno("ioctl FIONREAD", "pipe");
-    std::vector<std::byte> bytes(static_cast<std::size_t>(unread));
-    if (unread == 0) return bytes;
-    std::array<int, 2> ends{};
-    if (::pipe2(ends.data(), O_CLOEXEC | O_NONBLOCK) != 0) return fail_errno("pipe2", "");
-    const UniqueFd out(ends[0]);
-    const UniqueFd in(ends[1]);
-    if (::fcntl(in.get(), F_SETPIPE_SZ, capacity) < 0) return fail_errno("fcntl F_SETPIPE_SZ", "a pipe of relive's");
-    const ssize_t copied = ::tee(read_end, in.get(), bytes.size(), SPLICE_F_NONBLOCK);
-    if (copied < 0) return fail_errno("tee", "pipe");
-    std::size_t done = 0;
-    while (done < static_cast<std::size_t>(copied)) {
-      const ssize_t size = ::read(out.get(), bytes.data() + done, bytes.size() - done);
-      if (size <= 0) break;
-      done += static_cast<std::size_t>(size);
-    }
-    if (done != bytes.size()) return fail(ErrorKind::system, "the unread bytes of a pipe could not be copied whole");
-    return bytes;
-  }
-
-  // Which pipes have an end outside, and the unread bytes of the others.
-  Result<void> complete_pipes() {
-    for (std::size_t index = 0; index < table_.open_files.size(); ++index) {
-      auto* const end = std::get_if<PipeEnd>(&table_.open_files[index].object);
-      if (end == nullptr) continue;
-      const bool whole = std::ranges::any_of(table_.open_files, [&](const OpenFile& other) {
-        const auto* const partner = std::get_if<PipeEnd>(&other.object);
-        return partner != nullptr && partner->identity == end->identity && partner->write_end != end->write_end;
-      });
-      const UniqueFd duplicate = RELIVE_TRY(task_.borrow(first_[index]));
-      // No partner here: poll says whether there is one at all (POLLHUP: no writer, POLLERR: no reader; pipe(7)).
-      pollfd one{.fd = duplicate.get(), .events = 0, .revents = 0};
-      end->outside = !whole && (::poll(&one, 1, 0) != 1 || (one.revents & (POLLHUP | POLLERR)) == 0);
-      const bool packets = (table_.open_files[index].status_flags & O_DIRECT) != 0;
-      if (end->write_end || end->outside || packets) continue;
-      end->bytes = RELIVE_TRY(peek_pipe(duplicate.get(), end->capacity));
-    }
-    return {};
-  }
-
-  // Does each entry watch the file that is under its number now?
-  Result<void> complete_epoll_sets() {
-    for (std::size_t index = 0; index < table_.open_files.size(); ++index) {
-      auto* const set = std::get_if<model::EpollSet>(&table_.open_files[index].object);
-      if (set == nullptr) continue;
-      std::uint32_t offset = 0;  // among entries with the same number
-      for (std::size_t at = 0; at < set->entries.size(); ++at) {
-        model::EpollEntry& entry = set->entries[at];
-        offset = at > 0 && set->entries[at - 1].fd == entry.fd ? offset + 1 : 0;
-        const auto found = std::ranges::lower_bound(table_.descriptors, entry.fd, {}, &model::Descriptor::fd);
-        if (found == table_.descriptors.end() || found->fd != entry.fd) {
-          entry.stale = true;
-          continue;
-        }
-        kcmp_epoll_slot slot{.efd = static_cast<std::uint32_t>(first_[index].value),
-                             .tfd = static_cast<std::uint32_t>(entry.fd.value),
-                             .toff = offset};
-        const long answer = ::syscall(SYS_kcmp, tid_, tid_, KCMP_EPOLL_TFD, entry.fd.value, &slot);
-        if (answer < 0) return fail_errno("kcmp", "KCMP_EPOLL_TFD");
-        entry.stale = answer != 0;
-        if (!entry.stale) table_.open_files[found->open_file].watched = true;
-      }
-    }
-    return {};
-  }
-
-  // Peers outside are none of ours; between two sockets of the task, the unread bytes are.
-  Result<void> complete_unix_sockets() {
-    for (std::size_t index = 0; index < table_.open_files.size(); ++index) {
-      auto* const socket = std::get_if<StreamSocket>(&table_.open_files[index].object);
-      if (socket == nullptr || socket->peer_inode == 0) continue;
-      const bool inside = std::ranges::any_of(table_.open_files, [&](const OpenFile& other) {
-        const auto* const peer = std::get_if<StreamSocket>(&other.object);
-        return peer != nullptr && peer->inode == socket->peer_inode;
-      });
-      if (!inside) {
-        socket->peer_inode = 0;
-        socket->shutdown = 0;
-        continue;
-      }
-      const UniqueFd duplicate = RELIVE_TRY(task_.borrow(first_[index]));
-      socket->received =
-          RELIVE_TRY(with_context(peek_received(duplicate.get()), fmt::format("descriptor {}", first_[index].value)));
-    }
-    return {};
   }
 
   // Is `living` (under the number `fd`) the very description that `wanted` was?
   Result<bool> is_same(std::size_t wanted_index, const OpenFile& wanted, const OpenFile& living, RemoteFd fd) const {
-    if (wanted.object.index() != living.object.index()) return false;
+    if (object_key(wanted) != object_key(living)) return false;
     if (holds_ != nullptr) {
-      if (const auto held = holds_->open_files.find(wanted_index); held != holds_->open_files.end()) {
-        // A cheap key first: descriptions of other files need no kcmp.
-        if (identity_of(wanted) != identity_of(living)) return false;
-        return same_file(::getpid(), held->second.get(), tid_, fd.value);
-      }
+      if (const auto held = holds_->open_files.find(wanted_index); held != holds_->open_files.end())
+        return RELIVE_TRY(compare_files(::getpid(), held->second.get(), tid_, fd.value)) == std::strong_ordering::equal;
     }
-    if (const auto* const pipe = std::get_if<PipeEnd>(&wanted.object)) {
-      const auto& other = std::get<PipeEnd>(living.object);
-      return pipe->identity == other.identity && pipe->write_end == other.write_end;
-    }
-    if (const auto* const counter = std::get_if<model::EventCounter>(&wanted.object)) {
-      return counter->id == std::get<model::EventCounter>(living.object).id;
-    }
-    if (const auto* const socket = std::get_if<StreamSocket>(&wanted.object)) {
-      return socket->inode == std::get<StreamSocket>(living.object).inode;
-    }
-    // Files that may not be held (a terminal in an epoll set): the same file, opened in the same way.
-    if (std::holds_alternative<model::RegularFile>(wanted.object) ||
-        std::holds_alternative<model::DeviceFile>(wanted.object)) {
-      return identity_of(wanted) == identity_of(living) &&
-             (wanted.status_flags & O_ACCMODE) == (living.status_flags & O_ACCMODE);
-    }
-    return false;
-  }
-
-  static model::FileIdentity identity_of(const OpenFile& file) {
-    if (const auto* const regular = std::get_if<model::RegularFile>(&file.object)) return regular->identity;
-    if (const auto* const device = std::get_if<model::DeviceFile>(&file.object)) return device->identity;
-    return {};
+    return std::visit(
+        [&]<class T>(const T& object) -> bool {
+          const T& other = std::get<T>(living.object);
+          if constexpr (model::SelfContained<T>) return same_object(object, other);
+          if constexpr (std::is_same_v<T, PipeEnd>) return object.write_end == other.write_end;
+          if constexpr (std::is_same_v<T, StreamSocket>) return true;
+          // Files that may not be held (a terminal in an epoll set): the same file, opened in the same way.
+          if constexpr (std::is_same_v<T, model::RegularFile> || std::is_same_v<T, model::DeviceFile>)
+            return ((wanted.status_flags ^ living.status_flags) & O_ACCMODE) == 0;
+          return false;
+        },
+        wanted.object);
   }
 
   Result<void> find_in_snapshot() {
     if (snapshot_ == nullptr) return {};
     std::vector<bool> taken(snapshot_->open_files.size(), false);
-    const auto find = [&](std::size_t index, std::size_t wanted) -> Result<bool> {
-      if (taken[wanted]) return false;
+    const auto find = [&](std::size_t index, std::size_t wanted) -> Result<void> {
+      if (taken[wanted] || table_.open_files[index].same_as) return {};
       if (!RELIVE_TRY(is_same(wanted, snapshot_->open_files[wanted], table_.open_files[index], first_[index])))
-        return false;
+        return {};
       taken[wanted] = true;
       table_.open_files[index].same_as = wanted;
-      return true;
+      return {};
     };
     // Most are where they were.
     for (std::size_t index = 0; index < table_.open_files.size(); ++index) {
@@ -369,16 +235,16 @@ class Reader {
       if (there != snapshot_->descriptors.end() && there->fd == first_[index])
         RELIVE_TRY(find(index, there->open_file));
     }
+    std::multimap<ObjectKey, std::size_t> moved;
+    for (std::size_t wanted = 0; wanted < taken.size(); ++wanted) {
+      if (!taken[wanted]) moved.emplace(object_key(snapshot_->open_files[wanted]), wanted);
+    }
     for (std::size_t index = 0; index < table_.open_files.size(); ++index) {
-      for (std::size_t wanted = 0; !table_.open_files[index].same_as && wanted < taken.size(); ++wanted) {
-        RELIVE_TRY(find(index, wanted));
-      }
+      const auto [begin, end] = moved.equal_range(object_key(table_.open_files[index]));
+      for (auto wanted = begin; wanted != end && !table_.open_files[index].same_as; ++wanted)
+        RELIVE_TRY(find(index, wanted->second));
     }
     return {};
-  }
-
-  Result<std::string> fdinfo(RemoteFd fd) const {
-    return task::read_proc(task_.pid(), fmt::format("task/{}/fdinfo/{}", tid_, fd.value));
   }
 
   parasite::Visit& visit_;
@@ -388,13 +254,27 @@ class Reader {
   const Holds* holds_;
   int directory_ = -1;
   DescriptorTable table_;
-  std::vector<std::string> links_;  // by descriptor
-  std::vector<Key> keys_;           // by open file
-  std::vector<RemoteFd> first_;     // by open file: its lowest number
+  std::vector<std::string> links_;                 // by descriptor
+  std::map<Key, std::vector<std::size_t>> alike_;  // open files
+  std::vector<RemoteFd> first_;                    // by open file: its lowest number
   UnixDiagnoser diagnoser_;
 };
 
 }  // namespace
+
+Result<std::string> Opened::fdinfo() const {
+  return task::read_proc(visit.task().pid(), fmt::format("task/{}/fdinfo/{}", visit.driver().value, fd.value));
+}
+
+ReadObject reader_of(std::string_view link) {
+  static constexpr std::array<std::pair<std::string_view, ReadObject>, 2> kReaders{{
+      {"anon_inode:[eventfd]", read_event_counter},
+      {"anon_inode:[eventpoll]", read_epoll_set},
+  }};
+  for (const auto& [name, reader] : kReaders)
+    if (link == name) return reader;
+  return nullptr;
+}
 
 Result<DescriptorTable> read_descriptors(parasite::Visit& visit, const DescriptorTable* snapshot, const Holds* holds) {
   return with_context(Reader(visit, snapshot, holds).read(), "reading the descriptor table");
@@ -441,40 +321,6 @@ std::vector<std::string> unhandled(const DescriptorTable& table) {
   }
   return reasons;
 }
-
-Result<model::EventCounter> parse_event_counter(std::string_view fdinfo) {
-  const auto count = word_after(fdinfo, "eventfd-count:");
-  if (!count) return fail(ErrorKind::system, "fdinfo of an eventfd tells no count");
-  model::EventCounter counter;
-  counter.count = number_in(*count, 16);
-  if (const auto id = word_after(fdinfo, "eventfd-id:")) counter.id = number_in(*id, 10);
-  const auto semaphore = word_after(fdinfo, "eventfd-semaphore:");
-  counter.semaphore_told = semaphore.has_value();
-  if (semaphore) counter.semaphore = number_in(*semaphore, 10) != 0;
-  return counter;
-}
-
-Result<model::EpollSet> parse_epoll_set(std::string_view fdinfo) {
-  model::EpollSet set;
-  while (!fdinfo.empty()) {
-    const std::size_t end = std::min(fdinfo.find('\n'), fdinfo.size());
-    const std::string_view line = fdinfo.substr(0, end);
-    fdinfo.remove_prefix(std::min(end + 1, fdinfo.size()));
-    if (!line.starts_with("tfd:")) continue;
-    const auto fd = word_after(line, "tfd:");
-    const auto events = word_after(line, "events:");
-    const auto data = word_after(line, "data:");
-    if (!fd || !events || !data) return fail(ErrorKind::system, fmt::format("fdinfo of an epoll set: '{}'", line));
-    set.entries.push_back({.fd = RemoteFd{static_cast<int>(number_in(*fd, 10))},
-                           .events = static_cast<std::uint32_t>(number_in(*events, 16)),
-                           .data = number_in(*data, 16),
-                           .stale = false});
-  }
-  std::ranges::stable_sort(set.entries, {}, &model::EpollEntry::fd);
-  return set;
-}
-
-bool has_lock(std::string_view fdinfo) { return fdinfo.find("\nlock:") != std::string_view::npos; }
 
 std::string unhandled_kind(std::string_view link) {
   static constexpr std::array<std::pair<std::string_view, std::string_view>, 9> kAnonymous{{

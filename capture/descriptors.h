@@ -36,10 +36,6 @@ Result<void> hold_descriptors(parasite::Visit& visit, const model::DescriptorTab
 // The options of a stream socket of ours (a duplicate) that relive puts back. Options that cannot be read are left out.
 [[nodiscard]] std::vector<model::SocketOption> read_socket_options(int socket, int family);
 
-// Parsers of /proc/PID/fdinfo/N (proc(5)).
-Result<model::EventCounter> parse_event_counter(std::string_view fdinfo);
-Result<model::EpollSet> parse_epoll_set(std::string_view fdinfo);
-[[nodiscard]] bool has_lock(std::string_view fdinfo);
 // What the target of a link in /proc/PID/fd says of an object that is not handled ("anon_inode:[timerfd]" ->
 // "timerfd"); empty if the link alone does not tell.
 [[nodiscard]] std::string unhandled_kind(std::string_view link);

@@ -12,11 +12,15 @@
 #include <sys/socket.h>
 #include <sys/un.h>
 
+#include <fmt/format.h>
+
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstring>
 
 #include "capture/descriptors.h"
+#include "capture/survey.h"
 
 namespace relive::capture {
 
@@ -264,6 +268,26 @@ Result<std::vector<std::byte>> peek_received(int duplicate) {
                 "let the program receive them first");
   }
   return bytes;
+}
+
+Result<void> complete_unix_sockets(const Survey& survey) {
+  for (std::size_t index = 0; index < survey.table.open_files.size(); ++index) {
+    auto* const socket = std::get_if<model::StreamSocket>(&survey.table.open_files[index].object);
+    if (socket == nullptr || socket->peer_inode == 0) continue;
+    const bool inside = std::ranges::any_of(survey.table.open_files, [&](const model::OpenFile& other) {
+      const auto* const peer = std::get_if<model::StreamSocket>(&other.object);
+      return peer != nullptr && peer->inode == socket->peer_inode;
+    });
+    if (!inside) {
+      socket->peer_inode = 0;
+      socket->shutdown = 0;
+      continue;
+    }
+    const UniqueFd duplicate = RELIVE_TRY(survey.visit.task().borrow(survey.first[index]));
+    socket->received = RELIVE_TRY(
+        with_context(peek_received(duplicate.get()), fmt::format("descriptor {}", survey.first[index].value)));
+  }
+  return {};
 }
 
 }  // namespace relive::capture

@@ -7,6 +7,8 @@
 #include <algorithm>
 #include <map>
 
+#include "diff/self_contained.h"
+
 namespace relive::diff {
 
 namespace {
@@ -15,7 +17,6 @@ using model::DescriptorTable;
 using model::DeviceFile;
 using model::EpollEntry;
 using model::EpollSet;
-using model::EventCounter;
 using model::OpenFile;
 using model::PipeEnd;
 using model::RegularFile;
@@ -110,9 +111,6 @@ class Planner {
     if (const auto* const pipe = std::get_if<PipeEnd>(&wanted.object)) {
       return pipe->write_end == std::get<PipeEnd>(living.object).write_end;
     }
-    if (const auto* const counter = std::get_if<EventCounter>(&wanted.object)) {
-      return counter->semaphore == std::get<EventCounter>(living.object).semaphore;
-    }
     if (const auto* const socket = std::get_if<StreamSocket>(&wanted.object)) {
       const auto& other = std::get<StreamSocket>(living.object);
       if (socket->family != other.family || socket->protocol != other.protocol) return false;
@@ -123,7 +121,12 @@ class Planner {
       if (socket->state != other.state) return false;
       return socket->state == SocketState::fresh || socket->local == other.local;
     }
-    return !std::holds_alternative<model::UnhandledFile>(wanted.object);
+    return std::visit(
+        [&]<class T>(const T& object) {
+          if constexpr (model::SelfContained<T>) return can_become(object, std::get<T>(living.object));
+          return !std::is_same_v<T, model::UnhandledFile>;
+        },
+        wanted.object);
   }
 
   void match_identical() {
@@ -142,7 +145,7 @@ class Planner {
             [](const RegularFile&) { return false; },
             [](const DeviceFile&) { return false; },
             [&](const PipeEnd& pipe) { return !pipe.outside && !living_.as<PipeEnd>(living)->outside; },
-            [](const EventCounter&) { return true; },
+            [](const model::SelfContained auto&) { return true; },
             [](const EpollSet&) { return true; },
             [&](const StreamSocket& socket) { return adoptable_socket(socket, *living_.as<StreamSocket>(living)); },
             [](const model::UnhandledFile&) { return false; },
@@ -180,12 +183,6 @@ class Planner {
       const std::size_t living = *living_of_[wanted];
       if (wanted_.as<PipeEnd>(wanted) != nullptr) {
         if (!pipe_can_stay(wanted)) unmatch_pipe(wanted_.as<PipeEnd>(wanted)->identity);
-      } else if (const auto* const counter = wanted_.as<EventCounter>(wanted)) {
-        // A semaphore is drained by one a read.
-        if (counter->semaphore && counter->count != living_.as<EventCounter>(living)->count &&
-            living_.as<EventCounter>(living)->count > kSemaphoreDrain) {
-          unmatch(wanted);
-        }
       } else if (wanted_.as<EpollSet>(wanted) != nullptr) {
         if (std::ranges::any_of(living_.as<EpollSet>(living)->entries, &EpollEntry::stale)) unmatch(wanted);
       } else if (const auto* const socket = wanted_.as<StreamSocket>(wanted)) {
@@ -255,7 +252,7 @@ class Planner {
                      [&](const RegularFile&) { take_held(wanted); },
                      [&](const DeviceFile&) { take_held(wanted); },
                      [&](const PipeEnd& pipe) { make_pipe(wanted, pipe); },
-                     [&](const EventCounter& counter) { make_event_counter(wanted, counter); },
+                     [&](const model::SelfContained auto& object) { make_self_contained(wanted, cannot_make(object)); },
                      [&](const EpollSet&) { made_.emplace_back(MakeEpollSet{wanted}); },
                      [&](const StreamSocket& socket) { make_socket(wanted, socket); },
                      [&](const model::UnhandledFile& other) {
@@ -274,12 +271,11 @@ class Planner {
     }
   }
 
-  void make_event_counter(std::size_t wanted, const EventCounter& counter) {
-    if (counter.semaphore_told)
-      made_.emplace_back(MakeEventCounter{wanted});
+  void make_self_contained(std::size_t wanted, CannotMake cannot) {
+    if (cannot.reason.empty())
+      made_.emplace_back(MakeSelfContained{wanted, model::words_of(wanted_.file(wanted).object).kind});
     else
-      refuse(wanted, "closed since the snapshot, and this kernel does not tell whether it was a semaphore",
-             "Linux 6.5 tells");
+      refuse(wanted, "closed since the snapshot, and " + cannot.reason, std::move(cannot.hint));
   }
 
   void make_pipe(std::size_t wanted, const PipeEnd& pipe) {
@@ -381,16 +377,24 @@ class Planner {
     }
     if (living.locked) rights_.emplace_back(Unlock{fd});
     if (position_of(file) != position_of(living)) rights_.emplace_back(Seek{fd, *position_of(file)});
-    if (const auto* const counter = std::get_if<EventCounter>(&file.object)) {
-      if (counter->count != std::get<EventCounter>(living.object).count) {
-        contents_.emplace_back(SetCount{fd, counter->count, file.status_flags});
-      }
+    if (!changes_of(file, living).empty()) {
+      contents_.emplace_back(PutRight{wanted, *living_of_[wanted], fd, model::words_of(file.object).kind});
     } else if (const auto* const pipe = std::get_if<PipeEnd>(&file.object)) {
       if (!pipe->write_end && !pipe->outside && pipe->bytes != std::get<PipeEnd>(living.object).bytes)
         refill(wanted, *pipe, fd);
     } else if (const auto* const socket = std::get_if<StreamSocket>(&file.object)) {
       put_right_socket(wanted, *socket, std::get<StreamSocket>(living.object), fd);
     }
+  }
+
+  // Of self-contained objects.
+  [[nodiscard]] static std::vector<std::string> changes_of(const OpenFile& wanted, const OpenFile& living) {
+    return std::visit(
+        [&]<class T>(const T& object) -> std::vector<std::string> {
+          if constexpr (model::SelfContained<T>) return changes(object, std::get<T>(living.object));
+          return {};
+        },
+        wanted.object);
   }
 
   void refill(std::size_t wanted, const PipeEnd& pipe, RemoteFd fd) {
@@ -524,10 +528,8 @@ class Planner {
     if (position_of(file) != position_of(living)) {
       changed(fmt::format("position {} -> {}", position_of(file).value_or(0), position_of(living).value_or(0)));
     }
-    if (const auto* const counter = std::get_if<EventCounter>(&file.object)) {
-      const auto& now = std::get<EventCounter>(living.object);
-      if (counter->count != now.count) changed(fmt::format("count {} -> {}", counter->count, now.count));
-    } else if (const auto* const pipe = std::get_if<PipeEnd>(&file.object)) {
+    for (std::string& change : changes_of(file, living)) changed(std::move(change));
+    if (const auto* const pipe = std::get_if<PipeEnd>(&file.object)) {
       const auto& now = std::get<PipeEnd>(living.object);
       if (!pipe->outside && pipe->bytes != now.bytes) changed(bytes_text(pipe->bytes, now.bytes));
       if (!pipe->outside && pipe->capacity != now.capacity)
@@ -599,8 +601,6 @@ class Planner {
     }
   }
 
-  static constexpr std::uint64_t kSemaphoreDrain = 1024;
-
   Table wanted_;
   Table living_;
   std::vector<std::optional<std::size_t>> living_of_;
@@ -626,7 +626,7 @@ std::string text(const DescriptorOperation& operation) {
           [&](const MakePipe& o) {
             return fmt::format("make a pipe: read end {}, write end {}", pipe_end(o.read_end), pipe_end(o.write_end));
           },
-          [](const MakeEventCounter& o) { return fmt::format("make an eventfd: file {}", o.file); },
+          [](const MakeSelfContained& o) { return fmt::format("make {}: file {}", o.kind, o.file); },
           [](const MakeEpollSet& o) { return fmt::format("make an epoll set: file {}", o.file); },
           [](const MakeSocket& o) { return fmt::format("make a socket: file {}", o.file); },
           [](const MakeSocketPair& o) { return fmt::format("make a socket pair: files {} and {}", o.first, o.second); },
@@ -649,7 +649,7 @@ std::string text(const DescriptorOperation& operation) {
           [](const RefillPipe& o) {
             return fmt::format("pipe {} -> {}: put its unread bytes back", o.write_end.value, o.read_end.value);
           },
-          [](const SetCount& o) { return fmt::format("eventfd {}: count {}", o.fd.value, o.count); },
+          [](const PutRight& o) { return fmt::format("{} {}: put right what it holds", o.kind, o.fd.value); },
           [](const SetOption& o) {
             return fmt::format("socket {}: option {}/{}", o.from.value, o.option.level, o.option.name);
           },
@@ -660,32 +660,6 @@ std::string text(const DescriptorOperation& operation) {
           },
       },
       operation);
-}
-
-const std::array<KindRule, 10> kKindRules{{
-    {"regular file",
-     "position, status flags, close-on-exec, owner and signal (F_SETOWN, F_SETSIG); locks taken since are released",
-     "what is in the file, its name", "the very same open file, held by the keeper; also when it was deleted"},
-    {"directory", "position, flags", "what is in it", "the very same open file, held by the keeper"},
-    {"memory device, terminal", "flags", "terminal settings, unread input",
-     "the very same open file, held by the keeper; refused where an epoll set of the task watched it"},
-    {"pipe inside the task", "unread bytes, capacity, flags", "", "made anew, with its bytes"},
-    {"pipe that leads out of the task", "flags", "the bytes in it", "refused"},
-    {"eventfd", "count, flags", "", "made anew"},
-    {"epoll set", "entries: numbers, events, data", "", "made anew; a file that was made anew is watched anew"},
-    {"socket, fresh, bound or listening (TCP, unix)", "address, options, backlog", "connections waiting to be accepted",
-     "made anew; refused if the address was taken by somebody else"},
-    {"unix socket pair inside the task", "unread bytes, options, shutdown", "", "made anew, with its bytes"},
-    {"connection to a peer outside (TCP, unix)", "flags, options", "the connection and what is under way in it",
-     "gone: the number gets a stream socket whose peer has hung up"},
-}};
-
-std::string kind_rules_markdown() {
-  std::string out = "| kind | goes back | stays as it is | closed since the snapshot |\n|---|---|---|---|\n";
-  for (const KindRule& rule : kKindRules) {
-    out += fmt::format("| {} | {} | {} | {} |\n", rule.kind, rule.goes_back, rule.stays, rule.closed_since);
-  }
-  return out;
 }
 
 }  // namespace relive::diff

@@ -10,12 +10,10 @@
 // there from a number that keeps it, or from a spare. So numbers may be permuted at will.
 #pragma once
 
-#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <string>
-#include <string_view>
 #include <variant>
 #include <vector>
 
@@ -38,8 +36,9 @@ struct MakePipe {  // with its unread bytes and capacity; an end that is not wan
   std::optional<std::size_t> read_end;
   std::optional<std::size_t> write_end;
 };
-struct MakeEventCounter {
+struct MakeSelfContained {  // eventfd, timerfd ... (model/self_contained.h)
   std::size_t file;
+  std::string kind;
 };
 struct MakeEpollSet {  // empty; Watch fills it
   std::size_t file;
@@ -101,10 +100,11 @@ struct RefillPipe {  // `file` is the read end, `read_flags` the status flags th
   model::RemoteFd write_end;
   std::uint32_t read_flags;
 };
-struct SetCount {
+struct PutRight {  // a self-contained object that is still there
+  std::size_t file;
+  std::size_t living;  // index into the living table's open_files
   model::RemoteFd fd;
-  std::uint64_t count;
-  std::uint32_t flags;
+  std::string kind;
 };
 struct Listen {
   model::RemoteFd fd;
@@ -119,9 +119,9 @@ struct Watch {
 };
 
 using DescriptorOperation =
-    std::variant<TakeHeld, TakeLiving, MakePipe, MakeEventCounter, MakeEpollSet, MakeSocket, MakeSocketPair, MakeHungUp,
-                 SetOption, Unwatch, CloseDescriptor, Place, SetCloseOnExec, SetStatusFlags, SetOwner, Seek, Unlock,
-                 RefillPipe, SetCount, Listen, Watch>;
+    std::variant<TakeHeld, TakeLiving, MakePipe, MakeSelfContained, MakeEpollSet, MakeSocket, MakeSocketPair,
+                 MakeHungUp, SetOption, Unwatch, CloseDescriptor, Place, SetCloseOnExec, SetStatusFlags, SetOwner, Seek,
+                 Unlock, RefillPipe, PutRight, Listen, Watch>;
 
 // One line for --dry-run: "close descriptor 9".
 std::string text(const DescriptorOperation& operation);
@@ -136,17 +136,6 @@ struct DescriptorPlan {
 // REQUIRES: capture::unhandled(wanted) is empty; `living` was captured against `wanted`. A plan with refusals is not to
 // be carried out.
 DescriptorPlan plan_descriptors(const model::DescriptorTable& wanted, const model::DescriptorTable& living);
-
-// What a rollback does with each kind of descriptor; docs/descriptors.md shows this table.
-struct KindRule {
-  std::string_view kind;
-  std::string_view goes_back;
-  std::string_view stays;
-  std::string_view closed_since;  // how it comes back
-};
-extern const std::array<KindRule, 10> kKindRules;
-// The rules as a Markdown table.
-std::string kind_rules_markdown();
 
 // The flags of open(2) that fcntl(F_SETFL) can change.
 inline constexpr std::uint32_t kChangeableFlags = 02000 /* O_APPEND */ | 04000 /* O_NONBLOCK */ | 020000 /* O_ASYNC */ |

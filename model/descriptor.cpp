@@ -1,42 +1,18 @@
 #include "model/descriptor.h"
 
-#include <arpa/inet.h>
 #include <fmt/format.h>
-#include <netinet/in.h>
-#include <sys/un.h>
-
-#include <algorithm>
-#include <array>
-#include <cstring>
 
 namespace relive::model {
 
-namespace {
-
-template <class... Fs>
-struct Overloaded : Fs... {
-  using Fs::operator()...;
-};
-
-std::string socket_text(const StreamSocket& socket) {
-  const std::string_view kind = socket.family == AF_UNIX ? "unix socket" : "socket";
-  switch (socket.state) {
-    case SocketState::fresh:
-      return fmt::format("{}, not connected", kind);
-    case SocketState::bound:
-      return fmt::format("{} at {}", kind, address_text(socket.local));
-    case SocketState::listening:
-      return fmt::format("{} listening at {}", kind, address_text(socket.local));
-    case SocketState::connected:
-      if (socket.peer_inode != 0) return "unix socket to another one of the task";
-      return fmt::format("{} {} -> {}", kind, address_text(socket.local), address_text(socket.peer));
-    case SocketState::hung_up:
-      return fmt::format("{} whose peer is gone", kind);
-  }
-  return "socket";
+Words words(const EpollSet& set) {
+  return {.kind = "epoll", .detail = fmt::format("watches {}", set.entries.size()), .phrase = "epoll set"};
 }
-
-}  // namespace
+Words words(const UnhandledFile& file) {
+  return {.kind = file.what, .detail = "not handled by this release", .phrase = {}};
+}
+Words words_of(const FileObject& object) {
+  return std::visit([](const auto& one) { return words(one); }, object);
+}
 
 bool may_be_held(const OpenFile& file) {
   if (file.locked || file.watched) return false;
@@ -44,43 +20,8 @@ bool may_be_held(const OpenFile& file) {
 }
 
 std::string describe(const OpenFile& file) {
-  return std::visit(
-      Overloaded{
-          [](const RegularFile& regular) { return regular.path; },
-          [](const DeviceFile& device) { return device.path; },
-          [](const PipeEnd& pipe) { return std::string(pipe.write_end ? "pipe, write end" : "pipe, read end"); },
-          [](const EventCounter&) { return std::string("eventfd"); },
-          [](const EpollSet&) { return std::string("epoll set"); },
-          [](const StreamSocket& socket) { return socket_text(socket); },
-          [](const UnhandledFile& unhandled) { return unhandled.what; },
-      },
-      file.object);
-}
-
-std::string address_text(std::span<const std::byte> address) {
-  sockaddr_storage storage{};
-  std::memcpy(&storage, address.data(), std::min(address.size(), sizeof storage));
-  std::array<char, INET6_ADDRSTRLEN> text{};
-  if (storage.ss_family == AF_INET && address.size() >= sizeof(sockaddr_in)) {
-    sockaddr_in in{};
-    std::memcpy(&in, &storage, sizeof in);
-    ::inet_ntop(AF_INET, &in.sin_addr, text.data(), text.size());
-    return fmt::format("{}:{}", text.data(), ntohs(in.sin_port));
-  }
-  if (storage.ss_family == AF_INET6 && address.size() >= sizeof(sockaddr_in6)) {
-    sockaddr_in6 in{};
-    std::memcpy(&in, &storage, sizeof in);
-    ::inet_ntop(AF_INET6, &in.sin6_addr, text.data(), text.size());
-    return fmt::format("[{}]:{}", text.data(), ntohs(in.sin6_port));
-  }
-  constexpr std::size_t kPath = offsetof(sockaddr_un, sun_path);
-  if (storage.ss_family == AF_UNIX && address.size() > kPath) {
-    const char* const path = reinterpret_cast<const char*>(address.data()) + kPath;
-    const std::size_t size = address.size() - kPath;
-    if (path[0] == '\0') return "@" + std::string(path + 1, size - 1);
-    return {path, ::strnlen(path, size)};
-  }
-  return "unnamed";
+  Words named = words_of(file.object);
+  return named.phrase.empty() ? named.kind : named.phrase;
 }
 
 }  // namespace relive::model

@@ -7,60 +7,17 @@
 #include <cstddef>
 #include <cstdint>
 #include <optional>
-#include <span>
 #include <string>
 #include <variant>
 #include <vector>
 
+#include "model/files.h"
 #include "model/ids.h"
+#include "model/self_contained.h"
+#include "model/sockets.h"
+#include "model/words.h"
 
 namespace relive::model {
-
-// Identity of a file: device and inode as fstat(2) gives them.
-struct FileIdentity {
-  std::uint64_t device = 0;
-  std::uint64_t inode = 0;
-  auto operator<=>(const FileIdentity&) const = default;
-};
-
-// A regular file or a directory. What is in the file is no part of a snapshot.
-struct RegularFile {
-  std::string path;
-  FileIdentity identity;
-  bool directory = false;
-  bool deleted = false;
-  std::int64_t position = 0;
-  bool operator==(const RegularFile&) const = default;
-};
-
-// A memory device (/dev/null, /dev/zero, /dev/urandom ...) or a terminal. A terminal's settings are no part of a
-// snapshot.
-struct DeviceFile {
-  std::string path;
-  FileIdentity identity;
-  std::uint64_t device_number = 0;  // st_rdev
-  std::int64_t position = 0;
-  bool terminal = false;
-  bool operator==(const DeviceFile&) const = default;
-};
-
-// One end of a pipe(2). `bytes` are the unread bytes, known at the read end of a pipe that is not `outside`.
-struct PipeEnd {
-  FileIdentity identity;  // the pipe
-  bool write_end = false;
-  bool outside = false;  // the other end lives, and belongs to somebody else
-  std::uint32_t capacity = 0;
-  std::vector<std::byte> bytes;
-  bool operator==(const PipeEnd&) const = default;
-};
-
-struct EventCounter {    // eventfd(2)
-  std::uint64_t id = 0;  // "eventfd-id" of fdinfo: two living counters never share it; the kernel uses it again
-  std::uint64_t count = 0;
-  bool semaphore = false;      // EFD_SEMAPHORE
-  bool semaphore_told = true;  // false before Linux 6.5 (fdinfo "eventfd-semaphore"): it cannot be made again
-  bool operator==(const EventCounter&) const = default;
-};
 
 // One file that an epoll set watches. The kernel keys entries on (file, number), not on the number alone.
 struct EpollEntry {
@@ -75,44 +32,14 @@ struct EpollSet {
   std::vector<EpollEntry> entries;  // by fd, ascending
   bool operator==(const EpollSet&) const = default;
 };
-
-// An option as setsockopt(2) takes it.
-struct SocketOption {
-  int level = 0;
-  int name = 0;
-  std::vector<std::byte> value;
-  bool operator==(const SocketOption&) const = default;
-};
-
-enum class SocketState : std::uint8_t {
-  fresh,  // neither bound nor connected
-  bound,  // has an address
-  listening,
-  connected,  // or about to be
-  hung_up,    // was connected; nobody is at the other end any more
-};
-
-// A stream socket: TCP over IPv4 or IPv6, or unix.
-struct StreamSocket {
-  std::uint64_t inode = 0;
-  int family = 0;
-  int protocol = 0;
-  SocketState state = SocketState::fresh;
-  std::vector<std::byte> local;  // sockaddr
-  std::vector<std::byte> peer;
-  int backlog = 0;
-  std::uint64_t peer_inode = 0;  // the other end, when it is a unix socket of this task; else 0
-  int shutdown = 0;              // RCV_SHUTDOWN 1, SEND_SHUTDOWN 2, as sock_diag(7) tells it; where peer_inode is known
-  std::vector<std::byte> received;  // unread bytes, captured only when the peer is the task's own, or gone
-  std::vector<SocketOption> options;
-  bool operator==(const StreamSocket&) const = default;
-};
+Words words(const EpollSet& set);
 
 // Something this release does not handle: a snapshot with it is refused by name.
 struct UnhandledFile {
   std::string what;  // "timerfd", "inotify instance", ...: a noun that takes an s
   bool operator==(const UnhandledFile&) const = default;
 };
+Words words(const UnhandledFile& file);
 
 using FileObject = std::variant<RegularFile, DeviceFile, PipeEnd, EventCounter, EpollSet, StreamSocket, UnhandledFile>;
 
@@ -148,7 +75,6 @@ struct DescriptorTable {
 
 // For people: "/tmp/x", "pipe, read end", "socket 127.0.0.1:55 -> 127.0.0.1:80", "timerfd".
 [[nodiscard]] std::string describe(const OpenFile& file);
-// "127.0.0.1:55", "[::1]:55", "/run/x.sock", "@abstract", "unnamed".
-[[nodiscard]] std::string address_text(std::span<const std::byte> address);
+[[nodiscard]] Words words_of(const FileObject& object);
 
 }  // namespace relive::model

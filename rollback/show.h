@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <span>
 #include <string>
 #include <vector>
 
@@ -48,8 +47,5 @@ struct ShowReport {
 };
 
 ShowReport show(const SnapshotInfo& info, const model::Task& task);
-
-// A socket address for people: "127.0.0.1:6379", "[::1]:80", "unix /run/x.sock", "unix @abstract"; empty if unbound.
-std::string address_text(std::span<const std::byte> sockaddr);
 
 }  // namespace relive::rollback

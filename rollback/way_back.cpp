@@ -87,7 +87,7 @@ Result<void> carry_out(parasite::Visit& visit, const Plan& plan, const Snapshot&
   // 1. prepare: all that can fail, beside the living state
   RELIVE_TRY(apply::raise_limits(workshop, plan.process));
   RELIVE_TRY(apply::prepare_threads(workshop, plan.threads, wanted.task.threads, living.threads));
-  RELIVE_TRY(apply::prepare_descriptors(workshop, plan.descriptors, wanted.task.descriptors));
+  RELIVE_TRY(apply::prepare_descriptors(workshop, plan.descriptors, wanted.task.descriptors, living.descriptors));
   const auto rseq = RELIVE_TRY(apply::RseqKeeper::save(workshop, wanted.task.threads, living.threads, plan.pages));
   RELIVE_TRY(apply::prepare_memory(workshop, plan.memory, plan.pages, store));
   rseq.restore(workshop);

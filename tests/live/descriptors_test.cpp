@@ -130,13 +130,14 @@ class Subject {
     auto task = RELIVE_TRY(FrozenTask::freeze(child_.pid()));
     auto plan = [&]() -> Result<diff::DescriptorPlan> {
       auto visit = RELIVE_TRY(Visit::begin(task, *session_));
-      auto made = diff::plan_descriptors(wanted_, RELIVE_TRY(capture::read_descriptors(visit, &wanted_, &holds_)));
+      const auto living = RELIVE_TRY(capture::read_descriptors(visit, &wanted_, &holds_));
+      auto made = diff::plan_descriptors(wanted_, living);
       if (!made.refusals.empty()) return made;
       parasite::Program commit;
       parasite::Program cleanup;
       notes_.clear();
       apply::Workshop workshop{.visit = visit, .holds = holds_, .commit = commit, .cleanup = cleanup, .notes = notes_};
-      RELIVE_TRY(apply::prepare_descriptors(workshop, made, wanted_));
+      RELIVE_TRY(apply::prepare_descriptors(workshop, made, wanted_, living));
       if (!carry_out) return made;
       for (std::size_t index = 0; index < cleanup.size(); ++index) {
         commit.add(cleanup.what(index), wire::Kind::syscall, {}, parasite::Program::OnError::go_on);

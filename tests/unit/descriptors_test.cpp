@@ -14,6 +14,9 @@
 #include <sstream>
 
 #include "capture/descriptors.h"
+#include "capture/fdinfo.h"
+#include "capture/opened.h"
+#include "diff/kind_rules.h"
 
 namespace relive {
 namespace {
@@ -216,7 +219,7 @@ TEST(DescriptorPlanTest, AnEpollSetWatchesARebuiltFileAnew) {
   Builder living;
   living.at(3, living.file({.object = EpollSet{{{RemoteFd{6}, EPOLLIN, 6}}}})).at(6, living.file(counter(2, 0)));
   EXPECT_THAT(texts(plan_descriptors(wanted.table, living.table)),
-              ElementsAre("make an eventfd: file 1", "epoll set 3: watch 6 no more", "close descriptor 6",
+              ElementsAre("make eventfd: file 1", "epoll set 3: watch 6 no more", "close descriptor 6",
                           "descriptor 4: file 1", "descriptor 4: status flags 02", "epoll set 3: watch 4 for 0x1"));
 }
 
@@ -289,7 +292,7 @@ struct Kernel {
     if (o.read_end) make_spare(*o.read_end);
     if (o.write_end) make_spare(*o.write_end);
   }
-  void operator()(const diff::MakeEventCounter& o) { make_spare(o.file); }
+  void operator()(const diff::MakeSelfContained& o) { make_spare(o.file); }
   void operator()(const diff::MakeEpollSet& o) { make_spare(o.file); }
   void operator()(const diff::MakeSocket& o) { make_spare(o.file); }
   void operator()(const diff::MakeSocketPair& o) {
@@ -325,7 +328,7 @@ struct Kernel {
       errors.push_back("refill: another pipe");
     read_end.bytes = std::get<PipeEnd>(wanted.open_files[o.file].object).bytes;
   }
-  void operator()(const diff::SetCount& o) { std::get<EventCounter>(at(o.fd).object).count = o.count; }
+  void operator()(const diff::PutRight& o) { at(o.fd).object = wanted.open_files[o.file].object; }
   void operator()(const diff::Listen&) {}
   void operator()(const diff::Watch& o) {
     auto& watches = objects[numbers.at(o.epoll.value).first].watches;

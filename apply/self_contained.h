@@ -1,0 +1,22 @@
+// How a self-contained object (model/self_contained.h) is made, and how a living one is put right: two overloads a
+// kind.
+#pragma once
+
+#include <cstddef>
+
+#include "apply/file_maker.h"
+#include "base/result.h"
+#include "model/descriptor.h"
+
+namespace relive::apply {
+
+// prepare: makes `wanted` as the open file `file`, with all that it holds. Its status flags, owner and signal are set
+// by the caller.
+Result<void> make(FileMaker& maker, std::size_t file, const model::EventCounter& wanted);
+
+// commit operations, which cannot fail, that make the living object under the number `fd` hold what `wanted` holds; its
+// status flags end up as `flags`. REQUIRES: diff::can_become() said yes.
+Result<void> put_right(FileMaker& maker, model::RemoteFd fd, std::uint32_t flags, const model::EventCounter& wanted,
+                       const model::EventCounter& living);
+
+}  // namespace relive::apply

@@ -1,0 +1,36 @@
+#include "capture/fdinfo.h"
+
+#include <algorithm>
+#include <charconv>
+
+namespace relive::capture {
+
+std::optional<std::string_view> word_after(std::string_view text, std::string_view name) {
+  const std::size_t found = text.find(name);
+  if (found == std::string_view::npos) return std::nullopt;
+  text.remove_prefix(found + name.size());
+  const std::size_t start = text.find_first_not_of(" \t");
+  if (start == std::string_view::npos) return std::nullopt;
+  text.remove_prefix(start);
+  return text.substr(0, text.find_first_of(" \t\n"));
+}
+
+std::uint64_t number_in(std::string_view text, int base) {
+  std::uint64_t value = 0;
+  const std::size_t start = text.find_first_not_of(" \t");
+  if (start == std::string_view::npos) return 0;
+  text.remove_prefix(start);
+  std::from_chars(text.data(), text.data() + text.size(), value, base);
+  return value;
+}
+
+std::string_view take_line(std::string_view& text) {
+  const std::size_t end = std::min(text.find('\n'), text.size());
+  const std::string_view line = text.substr(0, end);
+  text.remove_prefix(std::min(end + 1, text.size()));
+  return line;
+}
+
+bool has_lock(std::string_view fdinfo) { return fdinfo.find("\nlock:") != std::string_view::npos; }
+
+}  // namespace relive::capture

@@ -1,0 +1,38 @@
+#include <fmt/format.h>
+#include <sys/sysmacros.h>
+
+#include "capture/opened.h"
+
+namespace relive::capture {
+
+namespace {
+
+bool is_terminal(std::uint64_t device) {
+  const auto number = major(device);
+  return number == 4 || (number == 5 && minor(device) != 2) || (number >= 136 && number <= 143);  // devices.txt
+}
+
+model::FileIdentity identity_of(const struct stat& status) { return {.device = status.st_dev, .inode = status.st_ino}; }
+
+}  // namespace
+
+Result<model::FileObject> read_regular(const Opened& opened) {
+  return model::FileObject(model::RegularFile{.path = opened.link,
+                                              .identity = identity_of(opened.status),
+                                              .directory = S_ISDIR(opened.status.st_mode),
+                                              .deleted = opened.status.st_nlink == 0,
+                                              .position = opened.position});
+}
+
+Result<model::FileObject> read_device(const Opened& opened) {
+  const bool memory = major(opened.status.st_rdev) == 1;
+  const bool terminal = is_terminal(opened.status.st_rdev);
+  if (!memory && !terminal) return model::FileObject(model::UnhandledFile{fmt::format("device ({})", opened.link)});
+  return model::FileObject(model::DeviceFile{.path = opened.link,
+                                             .identity = identity_of(opened.status),
+                                             .device_number = opened.status.st_rdev,
+                                             .position = opened.position,
+                                             .terminal = terminal});
+}
+
+}  // namespace relive::capture

@@ -1,0 +1,48 @@
+// One descriptor of a frozen task, as the readers of the kinds see it; and the readers themselves, one a kind.
+//
+// A reader tells everything about the object behind one open file description that it can tell without the rest of the
+// table. What needs the whole table (who is at the other end of a pipe) is completed afterwards (capture/survey.h).
+// None changes anything, in the task or in the object.
+#pragma once
+
+#include <sys/stat.h>
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+#include "base/result.h"
+#include "model/descriptor.h"
+#include "parasite/session.h"
+
+namespace relive::capture {
+
+struct Opened {
+  parasite::Visit& visit;
+  model::RemoteFd fd;
+  int ours;                   // a duplicate in this process, for this moment
+  const std::string& link;    // the target of /proc/PID/fd/N
+  const struct stat& status;  // fstat(2)
+  std::uint32_t flags;        // fcntl(F_GETFL)
+  std::int64_t position;      // 0 where it cannot seek
+
+  // The text of /proc/PID/fdinfo/N.
+  [[nodiscard]] Result<std::string> fdinfo() const;
+};
+
+Result<model::FileObject> read_regular(const Opened& opened);  // and directories
+Result<model::FileObject> read_device(const Opened& opened);   // character devices, terminals
+Result<model::FileObject> read_pipe(const Opened& opened);
+Result<model::FileObject> read_event_counter(const Opened& opened);
+Result<model::FileObject> read_epoll_set(const Opened& opened);
+
+// The reader of an object whose link says what it is ("anon_inode:[eventfd]"); null where the link does not tell, or
+// nobody reads that kind.
+using ReadObject = Result<model::FileObject> (*)(const Opened&);
+[[nodiscard]] ReadObject reader_of(std::string_view link);
+
+// Parsers of fdinfo.
+Result<model::EventCounter> parse_event_counter(std::string_view fdinfo);
+Result<model::EpollSet> parse_epoll_set(std::string_view fdinfo);
+
+}  // namespace relive::capture

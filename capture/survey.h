@@ -1,0 +1,25 @@
+// What needs the whole table: completes the objects of a table that was read descriptor by descriptor.
+#pragma once
+
+#include <vector>
+
+#include "base/result.h"
+#include "model/descriptor.h"
+#include "parasite/session.h"
+
+namespace relive::capture {
+
+struct Survey {
+  parasite::Visit& visit;
+  model::DescriptorTable& table;
+  const std::vector<model::RemoteFd>& first;  // by open file: its lowest number
+};
+
+// Which pipes have an end outside, and the unread bytes of the others.
+Result<void> complete_pipes(const Survey& survey);
+// Does each entry of an epoll set watch the file that is under its number now?
+Result<void> complete_epoll_sets(const Survey& survey);
+// Unix sockets: peers outside are none of ours; between two sockets of the task, the unread bytes are.
+Result<void> complete_unix_sockets(const Survey& survey);
+
+}  // namespace relive::capture

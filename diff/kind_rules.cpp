@@ -1,0 +1,39 @@
+#include "diff/kind_rules.h"
+
+#include <fmt/format.h>
+
+namespace relive::diff {
+
+namespace {
+
+constexpr KindRule kKindRules[] = {
+    {"regular file",
+     "position, status flags, close-on-exec, owner and signal (F_SETOWN, F_SETSIG); locks taken since are released",
+     "what is in the file, its name", "the very same open file, held by the keeper; also when it was deleted"},
+    {"directory", "position, flags", "what is in it", "the very same open file, held by the keeper"},
+    {"memory device, terminal", "flags", "terminal settings, unread input",
+     "the very same open file, held by the keeper; refused where an epoll set of the task watched it"},
+    {"pipe inside the task", "unread bytes, capacity, flags", "", "made anew, with its bytes"},
+    {"pipe that leads out of the task", "flags", "the bytes in it", "refused"},
+    {"eventfd", "count, flags", "", "made anew"},
+    {"epoll set", "entries: numbers, events, data", "", "made anew; a file that was made anew is watched anew"},
+    {"socket, fresh, bound or listening (TCP, unix)", "address, options, backlog", "connections waiting to be accepted",
+     "made anew; refused if the address was taken by somebody else"},
+    {"unix socket pair inside the task", "unread bytes, options, shutdown", "", "made anew, with its bytes"},
+    {"connection to a peer outside (TCP, unix)", "flags, options", "the connection and what is under way in it",
+     "gone: the number gets a stream socket whose peer has hung up"},
+};
+
+}  // namespace
+
+std::span<const KindRule> kind_rules() { return kKindRules; }
+
+std::string kind_rules_markdown() {
+  std::string out = "| kind | goes back | stays as it is | closed since the snapshot |\n|---|---|---|---|\n";
+  for (const KindRule& rule : kKindRules) {
+    out += fmt::format("| {} | {} | {} | {} |\n", rule.kind, rule.goes_back, rule.stays, rule.closed_since);
+  }
+  return out;
+}
+
+}  // namespace relive::diff

@@ -1,0 +1,55 @@
+// Files that have a name or had one, and pipes: what an open file description may lead to.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "model/words.h"
+
+namespace relive::model {
+
+// Identity of a file: device and inode as fstat(2) gives them.
+struct FileIdentity {
+  std::uint64_t device = 0;
+  std::uint64_t inode = 0;
+  auto operator<=>(const FileIdentity&) const = default;
+};
+
+// A regular file or a directory. What is in the file is no part of a snapshot.
+struct RegularFile {
+  std::string path;
+  FileIdentity identity;
+  bool directory = false;
+  bool deleted = false;
+  std::int64_t position = 0;
+  bool operator==(const RegularFile&) const = default;
+};
+
+// A memory device (/dev/null, /dev/zero, /dev/urandom ...) or a terminal. A terminal's settings are no part of a
+// snapshot.
+struct DeviceFile {
+  std::string path;
+  FileIdentity identity;
+  std::uint64_t device_number = 0;  // st_rdev
+  std::int64_t position = 0;
+  bool terminal = false;
+  bool operator==(const DeviceFile&) const = default;
+};
+
+// One end of a pipe(2). `bytes` are the unread bytes, known at the read end of a pipe that is not `outside`.
+struct PipeEnd {
+  FileIdentity identity;  // the pipe
+  bool write_end = false;
+  bool outside = false;  // the other end lives, and belongs to somebody else
+  std::uint32_t capacity = 0;
+  std::vector<std::byte> bytes;
+  bool operator==(const PipeEnd&) const = default;
+};
+
+Words words(const RegularFile& file);
+Words words(const DeviceFile& file);
+Words words(const PipeEnd& pipe);
+
+}  // namespace relive::model

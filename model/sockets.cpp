@@ -1,0 +1,87 @@
+#include "model/sockets.h"
+
+#include <arpa/inet.h>
+#include <fmt/format.h>
+#include <netinet/in.h>
+#include <sys/un.h>
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+
+namespace relive::model {
+
+namespace {
+
+std::string_view state_text(SocketState state) {
+  switch (state) {
+    case SocketState::fresh:
+      return "fresh";
+    case SocketState::bound:
+      return "bound";
+    case SocketState::listening:
+      return "listening";
+    case SocketState::connected:
+      return "connected";
+    case SocketState::hung_up:
+      return "hung up";
+  }
+  return "?";
+}
+
+std::string phrase_of(const StreamSocket& socket) {
+  const std::string_view kind = socket.family == AF_UNIX ? "unix socket" : "socket";
+  switch (socket.state) {
+    case SocketState::fresh:
+      return fmt::format("{}, not connected", kind);
+    case SocketState::bound:
+      return fmt::format("{} at {}", kind, address_text(socket.local));
+    case SocketState::listening:
+      return fmt::format("{} listening at {}", kind, address_text(socket.local));
+    case SocketState::connected:
+      if (socket.peer_inode != 0) return "unix socket to another one of the task";
+      return fmt::format("{} {} -> {}", kind, address_text(socket.local), address_text(socket.peer));
+    case SocketState::hung_up:
+      return fmt::format("{} whose peer is gone", kind);
+  }
+  return "socket";
+}
+
+}  // namespace
+
+Words words(const StreamSocket& socket) {
+  std::string text(state_text(socket.state));
+  if (!socket.local.empty()) text += " " + address_text(socket.local);
+  if (!socket.peer.empty()) text += " <-> " + address_text(socket.peer);
+  return {.kind = socket.family == AF_UNIX ? "unix socket" : "socket",
+          .detail = std::move(text),
+          .phrase = phrase_of(socket)};
+}
+
+std::string address_text(std::span<const std::byte> address) {
+  sockaddr_storage storage{};
+  std::memcpy(&storage, address.data(), std::min(address.size(), sizeof storage));
+  std::array<char, INET6_ADDRSTRLEN> text{};
+  if (storage.ss_family == AF_INET && address.size() >= sizeof(sockaddr_in)) {
+    sockaddr_in in{};
+    std::memcpy(&in, &storage, sizeof in);
+    ::inet_ntop(AF_INET, &in.sin_addr, text.data(), text.size());
+    return fmt::format("{}:{}", text.data(), ntohs(in.sin_port));
+  }
+  if (storage.ss_family == AF_INET6 && address.size() >= sizeof(sockaddr_in6)) {
+    sockaddr_in6 in{};
+    std::memcpy(&in, &storage, sizeof in);
+    ::inet_ntop(AF_INET6, &in.sin6_addr, text.data(), text.size());
+    return fmt::format("[{}]:{}", text.data(), ntohs(in.sin6_port));
+  }
+  constexpr std::size_t kPath = offsetof(sockaddr_un, sun_path);
+  if (storage.ss_family == AF_UNIX && address.size() > kPath) {
+    const char* const path = reinterpret_cast<const char*>(address.data()) + kPath;
+    const std::size_t size = address.size() - kPath;
+    if (path[0] == '\0') return "@" + std::string(path + 1, size - 1);
+    return {path, ::strnlen(path, size)};
+  }
+  return "unnamed";
+}
+
+}  // namespace relive::model
