@@ -67,8 +67,11 @@ class Reader {
   Result<DescriptorTable> read() {
     RELIVE_TRY(list());
     RELIVE_TRY(read_close_on_exec());
-    for (std::size_t index = 0; index < table_.descriptors.size(); ++index)
-      RELIVE_TRY(read_one(table_.descriptors[index], links_[index]));
+    std::vector<bool> known(table_.descriptors.size(), false);
+    for (std::size_t index = 0; index < known.size(); ++index)
+      known[index] = RELIVE_TRY(find_held(table_.descriptors[index]));
+    for (std::size_t index = 0; index < known.size(); ++index)
+      if (!known[index]) RELIVE_TRY(read_one(table_.descriptors[index]));
     const Survey survey{.visit = visit_, .table = table_, .first = first_};
     RELIVE_TRY(complete_epoll_sets(survey));
     RELIVE_TRY(complete_pipes(survey));
@@ -79,22 +82,20 @@ class Reader {
 
  private:
   Result<void> list() {
-    UniqueFd directory =
-        RELIVE_TRY(task::open_proc(task_.pid(), fmt::format("task/{}/fd", tid_), O_RDONLY | O_DIRECTORY));
-    const std::unique_ptr<DIR, int (*)(DIR*)> stream(::fdopendir(directory.get()), ::closedir);
+    const std::string thread = fmt::format("task/{}/", tid_);
+    numbers_ = RELIVE_TRY(task::open_proc(task_.pid(), thread + "fd", O_RDONLY | O_DIRECTORY));
+    fdinfo_ = RELIVE_TRY(task::open_proc(task_.pid(), thread + "fdinfo", O_RDONLY | O_DIRECTORY));
+    UniqueFd listed(::openat(numbers_.get(), ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+    const std::unique_ptr<DIR, int (*)(DIR*)> stream(::fdopendir(listed.get()), ::closedir);
     if (stream == nullptr) return fail_errno("fdopendir", "/proc/PID/fd");
-    directory_ = directory.release();  // the stream's from here on
-    std::array<char, 4096 + 64> target{};
+    [[maybe_unused]] const int streams = listed.release();  // it is the stream's from here on
     while (const dirent* entry = ::readdir(stream.get())) {
       int number = -1;
       const std::string_view name = entry->d_name;
       if (std::from_chars(name.data(), name.data() + name.size(), number).ec != std::errc{}) continue;
-      const ssize_t size = ::readlinkat(directory_, entry->d_name, target.data(), target.size());
-      if (size < 0) return fail_errno("readlink", fmt::format("/proc/{}/fd/{}", task_.pid().value, number));
       table_.descriptors.push_back({.fd = RemoteFd{number}, .close_on_exec = false, .open_file = 0});
-      links_.emplace_back(target.data(), static_cast<std::size_t>(size));
     }
-    // The kernel lists by number, ascending; links_ goes with it.
+    // The kernel lists by number, ascending.
     if (!std::ranges::is_sorted(table_.descriptors, {}, &model::Descriptor::fd)) {
       return fail(ErrorKind::system, "the listing of descriptors is not in order");
     }
@@ -115,48 +116,110 @@ class Reader {
     return {};
   }
 
-  Result<void> read_one(model::Descriptor& descriptor, const std::string& link) {
-    const UniqueFd duplicate = RELIVE_TRY(task_.borrow(descriptor.fd));
+  Result<std::string> link_of(RemoteFd fd) const {
+    std::array<char, 4096 + 64> target{};
+    const ssize_t size =
+        ::readlinkat(numbers_.get(), fmt::format("{}", fd.value).c_str(), target.data(), target.size());
+    if (size < 0) return fail_errno("readlink", fmt::format("/proc/{}/fd/{}", task_.pid().value, fd.value));
+    return std::string(target.data(), static_cast<std::size_t>(size));
+  }
+
+  static Result<Key> key_of(int ours) {
     struct stat status{};
-    if (::fstat(duplicate.get(), &status) != 0) return fail_errno("fstat", link);
-    const int flags = ::fcntl(duplicate.get(), F_GETFL);
-    if (flags < 0) return fail_errno("fcntl F_GETFL", link);
-    const off_t position = std::max<off_t>(::lseek(duplicate.get(), 0, SEEK_CUR), 0);
-    const Key key{.type = status.st_mode & S_IFMT,
-                  .device = status.st_dev,
-                  .inode = status.st_ino,
-                  .flags = static_cast<std::uint32_t>(flags),
-                  .position = position};
-    // The open files with this key, in kcmp's order: one is found, or gets its place, with log n comparisons.
-    std::vector<std::size_t>& alike = alike_[key];
+    if (::fstat(ours, &status) != 0) return fail_errno("fstat", "a descriptor");
+    const int flags = ::fcntl(ours, F_GETFL);
+    if (flags < 0) return fail_errno("fcntl", "F_GETFL");
+    return Key{.type = status.st_mode & S_IFMT,
+               .device = status.st_dev,
+               .inode = status.st_ino,
+               .flags = static_cast<std::uint32_t>(flags),
+               .position = std::max<off_t>(::lseek(ours, 0, SEEK_CUR), 0)};
+  }
+
+  std::size_t add(OpenFile file, RemoteFd fd) {
+    table_.open_files.push_back(std::move(file));
+    first_.push_back(fd);
+    return first_.size() - 1;
+  }
+
+  // Most descriptors name what they named at the snapshot. Where the keeper holds that, one comparison shows it, and
+  // the held duplicate tells the rest: it is the same open file.
+  Result<bool> find_held(model::Descriptor& descriptor) {
+    if (snapshot_ == nullptr || holds_ == nullptr) return false;
+    const auto there = std::ranges::lower_bound(snapshot_->descriptors, descriptor.fd, {}, &model::Descriptor::fd);
+    if (there == snapshot_->descriptors.end() || there->fd != descriptor.fd) return false;
+    const auto held = holds_->open_files.find(there->open_file);
+    if (held == holds_->open_files.end()) return false;
+    const int ours = held->second.get();
+    if (RELIVE_TRY(compare_files(::getpid(), ours, tid_, descriptor.fd.value)) != std::strong_ordering::equal)
+      return false;
+    const auto [seen, fresh] = living_of_.try_emplace(there->open_file, table_.open_files.size());
+    descriptor.open_file = seen->second;
+    if (!fresh) return true;
+    const Key key = RELIVE_TRY(key_of(ours));
+    OpenFile file = snapshot_->open_files[there->open_file];
+    file.status_flags = key.flags;
+    file.watched = false;
+    file.same_as = there->open_file;
+    if ((key.flags & O_PATH) == 0) read_owner(ours, file);
+    file.locked = has_lock(RELIVE_TRY(read_fdinfo(fdinfo_.get(), descriptor.fd)));
+    std::visit(
+        [&](auto& object) {
+          if constexpr (requires { object.position; }) object.position = key.position;
+        },
+        file.object);
+    unsorted_[key].push_back(add(std::move(file), descriptor.fd));
+    return true;
+  }
+
+  // Where among the open files that are alike, in kcmp's order, is this one, or should it be? log n comparisons.
+  using Place = std::pair<std::vector<std::size_t>::iterator, bool>;
+  Result<Place> place_of(std::vector<std::size_t>& alike, RemoteFd fd) const {
     auto low = alike.begin();
     for (auto high = alike.end(); low != high;) {
       const auto middle = low + (high - low) / 2;
-      const auto order = RELIVE_TRY(compare_files(tid_, first_[*middle].value, tid_, descriptor.fd.value));
-      if (order == std::strong_ordering::equal) {
-        descriptor.open_file = *middle;
-        return {};
-      }
+      const auto order = RELIVE_TRY(compare_files(tid_, first_[*middle].value, tid_, fd.value));
+      if (order == std::strong_ordering::equal) return Place{middle, true};
       if (order == std::strong_ordering::less)
         low = middle + 1;
       else
         high = middle;
     }
+    return Place{low, false};
+  }
+
+  Result<void> read_one(model::Descriptor& descriptor) {
+    const UniqueFd duplicate = RELIVE_TRY(task_.borrow(descriptor.fd));
+    const Key key = RELIVE_TRY(key_of(duplicate.get()));
+    std::vector<std::size_t>& alike = alike_[key];
+    if (const auto late = unsorted_.find(key); late != unsorted_.end()) {
+      for (const std::size_t index : late->second)
+        alike.insert(RELIVE_TRY(place_of(alike, first_[index])).first, index);
+      unsorted_.erase(late);
+    }
+    const auto [place, found] = RELIVE_TRY(place_of(alike, descriptor.fd));
+    if (found) {
+      descriptor.open_file = *place;
+      first_[*place] = std::min(first_[*place], descriptor.fd);
+      return {};
+    }
+    const std::string link = RELIVE_TRY(link_of(descriptor.fd));
+    struct stat status{};
+    if (::fstat(duplicate.get(), &status) != 0) return fail_errno("fstat", link);
     OpenFile file;
-    file.status_flags = static_cast<std::uint32_t>(flags);
-    if ((flags & O_PATH) == 0) read_owner(duplicate.get(), file);
+    file.status_flags = key.flags;
+    if ((key.flags & O_PATH) == 0) read_owner(duplicate.get(), file);
     file.object = RELIVE_TRY(read_object({.visit = visit_,
                                           .fd = descriptor.fd,
                                           .ours = duplicate.get(),
+                                          .fdinfo_directory = fdinfo_.get(),
                                           .link = link,
                                           .status = status,
                                           .flags = key.flags,
-                                          .position = position},
+                                          .position = key.position},
                                          file));
-    descriptor.open_file = table_.open_files.size();
-    alike.insert(low, descriptor.open_file);
-    table_.open_files.push_back(std::move(file));
-    first_.push_back(descriptor.fd);
+    descriptor.open_file = add(std::move(file), descriptor.fd);
+    alike.insert(place, descriptor.open_file);
     return {};
   }
 
@@ -221,6 +284,7 @@ class Reader {
   Result<void> find_in_snapshot() {
     if (snapshot_ == nullptr) return {};
     std::vector<bool> taken(snapshot_->open_files.size(), false);
+    for (const auto& [wanted, living] : living_of_) taken[wanted] = true;
     const auto find = [&](std::size_t index, std::size_t wanted) -> Result<void> {
       if (taken[wanted] || table_.open_files[index].same_as) return {};
       if (!RELIVE_TRY(is_same(wanted, snapshot_->open_files[wanted], table_.open_files[index], first_[index])))
@@ -252,19 +316,20 @@ class Reader {
   pid_t tid_;
   const DescriptorTable* snapshot_;
   const Holds* holds_;
-  int directory_ = -1;
+  UniqueFd numbers_;  // /proc/PID/task/TID/fd
+  UniqueFd fdinfo_;   // ... and fdinfo
   DescriptorTable table_;
-  std::vector<std::string> links_;                 // by descriptor
-  std::map<Key, std::vector<std::size_t>> alike_;  // open files
-  std::vector<RemoteFd> first_;                    // by open file: its lowest number
+  std::map<Key, std::vector<std::size_t>> alike_;  // open files, in kcmp's order
+  std::map<Key, std::vector<std::size_t>>
+      unsorted_;                                  // found by find_held(): not sorted in unless one comes that is alike
+  std::map<std::size_t, std::size_t> living_of_;  // what find_held() found, by wanted file
+  std::vector<RemoteFd> first_;                   // by open file: its lowest number
   UnixDiagnoser diagnoser_;
 };
 
 }  // namespace
 
-Result<std::string> Opened::fdinfo() const {
-  return task::read_proc(visit.task().pid(), fmt::format("task/{}/fdinfo/{}", visit.driver().value, fd.value));
-}
+Result<std::string> Opened::fdinfo() const { return read_fdinfo(fdinfo_directory, fd); }
 
 ReadObject reader_of(std::string_view link) {
   static constexpr std::array<std::pair<std::string_view, ReadObject>, 2> kReaders{{

@@ -1,9 +1,22 @@
 #include "capture/fdinfo.h"
 
+#include <fcntl.h>
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <charconv>
 
+#include "base/unique_fd.h"
+#include "task/procfs.h"
+
 namespace relive::capture {
+
+Result<std::string> read_fdinfo(int directory, model::RemoteFd fd) {
+  const std::string name = fmt::format("{}", fd.value);
+  const UniqueFd file(::openat(directory, name.c_str(), O_RDONLY | O_CLOEXEC));
+  if (!file) return fail_errno("open", "fdinfo of descriptor " + name);
+  return task::read_whole(file.get(), "fdinfo of descriptor " + name);
+}
 
 std::optional<std::string_view> word_after(std::string_view text, std::string_view name) {
   const std::size_t found = text.find(name);

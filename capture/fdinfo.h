@@ -3,9 +3,16 @@
 
 #include <cstdint>
 #include <optional>
+#include <string>
 #include <string_view>
 
+#include "base/result.h"
+#include "model/ids.h"
+
 namespace relive::capture {
+
+// The text for one descriptor, from the open directory /proc/PID/fdinfo.
+Result<std::string> read_fdinfo(int directory, model::RemoteFd fd);
 
 // The word behind the first "NAME:" (`name` with its colon), spaces before it skipped.
 [[nodiscard]] std::optional<std::string_view> word_after(std::string_view text, std::string_view name);

@@ -21,6 +21,7 @@ struct Opened {
   parasite::Visit& visit;
   model::RemoteFd fd;
   int ours;                   // a duplicate in this process, for this moment
+  int fdinfo_directory;       // /proc/PID/task/TID/fdinfo
   const std::string& link;    // the target of /proc/PID/fd/N
   const struct stat& status;  // fstat(2)
   std::uint32_t flags;        // fcntl(F_GETFL)

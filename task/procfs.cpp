@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 
@@ -22,22 +23,28 @@ std::unexpected<Error> fail_proc(std::string_view call, const std::string& path)
 
 }  // namespace
 
+Result<std::string> read_whole(int fd, const std::string& path) {
+  std::string text;
+  std::size_t used = 0;
+  ssize_t got = 0;
+  do {
+    const std::size_t room = text.size() - used < 4096 ? std::max<std::size_t>(16384, text.size() * 2) : text.size();
+    text.resize_and_overwrite(room, [&](char* bytes, std::size_t size) {
+      got = ::read(fd, bytes + used, size - used);
+      return size;
+    });
+    if (got > 0) used += static_cast<std::size_t>(got);
+  } while (got > 0 || (got < 0 && errno == EINTR));
+  if (got < 0) return fail_proc("read", path);
+  text.resize(used);
+  return text;
+}
+
 Result<std::string> read_proc(model::Pid pid, std::string_view name) {
   const std::string path = proc_path(pid, name);
   const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
   if (!fd) return fail_proc("open", path);
-  std::string text;
-  std::size_t used = 0;
-  for (;;) {
-    if (text.size() - used < 4096) text.resize(text.size() < 16384 ? 32768 : text.size() * 2);
-    const ssize_t got = ::read(fd.get(), text.data() + used, text.size() - used);
-    if (got < 0 && errno == EINTR) continue;
-    if (got < 0) return fail_proc("read", path);
-    if (got == 0) break;
-    used += static_cast<std::size_t>(got);
-  }
-  text.resize(used);
-  return text;
+  return read_whole(fd.get(), path);
 }
 
 Result<std::string> read_proc_link(model::Pid pid, std::string_view name) {

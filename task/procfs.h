@@ -12,6 +12,8 @@ namespace relive::task {
 
 // The whole of /proc/PID/NAME (NAME may hold slashes: "task/12/status"). ErrorKind::task_died where the task is gone.
 Result<std::string> read_proc(model::Pid pid, std::string_view name);
+// The whole of an open file of /proc, from its position on; `path` is what errors name.
+Result<std::string> read_whole(int fd, const std::string& path);
 // The target of a link below /proc/PID.
 Result<std::string> read_proc_link(model::Pid pid, std::string_view name);
 // Writes `text` to /proc/PID/NAME.
