@@ -5,10 +5,7 @@
 #include <sys/epoll.h>
 #include <sys/file.h>
 #include <sys/resource.h>
-#include <sys/socket.h>
-#include <sys/stat.h>
 #include <sys/syscall.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -18,10 +15,8 @@
 #include <cstring>
 
 #include "apply/file_maker.h"
-#include "apply/hung_up.h"
 #include "apply/self_contained.h"
-#include "base/fault.h"
-#include "capture/descriptors.h"
+#include "apply/sockets.h"
 
 namespace relive::apply {
 
@@ -29,16 +24,7 @@ namespace {
 
 using model::OpenFile;
 using model::RemoteFd;
-using model::SocketState;
-using model::StreamSocket;
 using parasite::Program;
-
-// The path of a unix address in the file system; empty for an abstract address or none.
-std::string path_of(const StreamSocket& socket) {
-  constexpr std::size_t kPath = offsetof(sockaddr_un, sun_path);
-  if (socket.family != AF_UNIX || socket.local.size() <= kPath || socket.local[kPath] == std::byte{0}) return {};
-  return model::address_text(socket.local);
-}
 
 class Executor {
  public:
@@ -104,56 +90,10 @@ class Executor {
     return maker_.make_one(op.file, "epoll set", SYS_epoll_create1, {EPOLL_CLOEXEC, 0, 0});
   }
 
-  Result<void> operator()(const diff::MakeSocket& op) {
-    const auto& socket = std::get<StreamSocket>(file(op.file).object);
-    RELIVE_TRY(maker_.make_one(op.file, "socket", SYS_socket,
-                               {static_cast<std::uint64_t>(socket.family), SOCK_STREAM | SOCK_CLOEXEC,
-                                static_cast<std::uint64_t>(socket.protocol)}));
-    const RemoteFd spare = maker_.spare(op.file);
-    const UniqueFd ours = RELIVE_TRY(visit().task().borrow(spare));
-    RELIVE_TRY(set_options(ours.get(), socket));
-    if (socket.state == SocketState::fresh) return {};
-    return socket.family == AF_UNIX ? bind_unix(spare, socket) : bind_tcp(ours.get(), socket);
-  }
-
-  Result<void> operator()(const diff::MakeSocketPair& op) {
-    const auto [first, second] = RELIVE_TRY(maker_.make_two("socket pair", SYS_socketpair, [](std::uint64_t there) {
-      return std::array<std::uint64_t, 4>{AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, there};
-    }));
-    maker_.keep(op.first, first);
-    maker_.keep(op.second, second);
-    const auto& one = std::get<StreamSocket>(file(op.first).object);
-    const auto& other = std::get<StreamSocket>(file(op.second).object);
-    const UniqueFd ours = RELIVE_TRY(visit().task().borrow(first));
-    const UniqueFd others = RELIVE_TRY(visit().task().borrow(second));
-    RELIVE_TRY(set_options(ours.get(), one));
-    RELIVE_TRY(set_options(others.get(), other));
-    RELIVE_TRY(send_from(second, one.received));
-    RELIVE_TRY(send_from(first, other.received));
-    RELIVE_TRY(shut_down(ours.get(), one.shutdown));
-    return shut_down(others.get(), other.shutdown);
-  }
-
-  Result<void> operator()(const diff::MakeHungUp& op) {
-    const auto& socket = std::get<StreamSocket>(file(op.file).object);
-    const UniqueFd ours = RELIVE_TRY(make_hung_up_socket(socket.family, socket.received));
-    return maker_.give(op.file, ours.get());
-  }
-
-  Result<void> operator()(const diff::SetOption& op) {
-    RELIVE_TRY(fault_point("socket option"));
-    const auto level = static_cast<std::uint64_t>(op.option.level);
-    const auto name = static_cast<std::uint64_t>(op.option.name);
-    if (!op.living.empty()) {
-      const auto before = RELIVE_TRY(visit().arena().put(op.living));
-      RELIVE_TRY(visit().record_undo("setsockopt back", SYS_setsockopt,
-                                     {FileMaker::number(op.from), level, name, before.value, op.living.size()}));
-    }
-    const auto there = RELIVE_TRY(visit().arena().put(op.option.value));
-    RELIVE_TRY(visit().syscall(fmt::format("setsockopt {} {}/{}", op.from.value, level, name), SYS_setsockopt,
-                               {FileMaker::number(op.from), level, name, there.value, op.option.value.size()}));
-    return {};
-  }
+  Result<void> operator()(const diff::MakeSocket& op) { return carry_out(maker_, wanted_, op); }
+  Result<void> operator()(const diff::MakeSocketPair& op) { return carry_out(maker_, wanted_, op); }
+  Result<void> operator()(const diff::MakeHungUp& op) { return carry_out(maker_, wanted_, op); }
+  Result<void> operator()(const diff::SetOption& op) { return carry_out(maker_, op); }
 
   // ---------------------------------------------------------------- the commit program
   Result<void> operator()(const diff::Unwatch& op) {
@@ -245,11 +185,7 @@ class Executor {
         file(op.file).object);
   }
 
-  Result<void> operator()(const diff::Listen& op) {
-    maker_.commit(fmt::format("listen {}", op.fd.value), SYS_listen,
-                  {FileMaker::number(op.fd), static_cast<std::uint64_t>(op.backlog)});
-    return {};
-  }
+  Result<void> operator()(const diff::Listen& op) { return carry_out(maker_, op); }
 
   Result<void> operator()(const diff::Watch& op) {
     epoll_event event{};
@@ -287,117 +223,6 @@ class Executor {
   Result<void> keep_or_close(const std::optional<std::size_t>& index, RemoteFd spare) {
     if (!index) return maker_.close(spare);
     maker_.keep(*index, spare);
-    return {};
-  }
-
-  // Sets, on a duplicate of ours, the options in which a new socket differs from the wanted one.
-  static Result<void> set_options(int ours, const StreamSocket& socket) {
-    const auto fresh = capture::read_socket_options(ours, socket.family);
-    for (const model::SocketOption& option : socket.options) {
-      if (std::ranges::find(fresh, option) != fresh.end()) continue;
-      if (::setsockopt(ours, option.level, option.name, option.value.data(),
-                       static_cast<socklen_t>(option.value.size())) != 0) {
-        return fail_errno("setsockopt", fmt::format("option {}/{} of a new socket", option.level, option.name));
-      }
-    }
-    return {};
-  }
-
-  // On our duplicate: the port may be one that the task itself may no longer bind.
-  static Result<void> bind_tcp(int ours, const StreamSocket& socket) {
-    // Connections that the old socket had accepted must not stand in the way (SO_REUSEADDR, socket(7)).
-    int before = 0;
-    socklen_t size = sizeof before;
-    const int on = 1;
-    if (::getsockopt(ours, SOL_SOCKET, SO_REUSEADDR, &before, &size) != 0)
-      return fail_errno("getsockopt", "SO_REUSEADDR");
-    if (::setsockopt(ours, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on) != 0)
-      return fail_errno("setsockopt", "SO_REUSEADDR");
-    if (::bind(ours, reinterpret_cast<const sockaddr*>(socket.local.data()),
-               static_cast<socklen_t>(socket.local.size())) != 0) {
-      return address_error(socket, "bind", errno);
-    }
-    if (socket.state == SocketState::listening && ::listen(ours, socket.backlog) != 0)
-      return address_error(socket, "listen", errno);
-    if (::setsockopt(ours, SOL_SOCKET, SO_REUSEADDR, &before, sizeof before) != 0)
-      return fail_errno("setsockopt", "SO_REUSEADDR");
-    return {};
-  }
-
-  static Result<void> address_error(const StreamSocket& socket, std::string_view call, int error) {
-    const std::string address = model::address_text(socket.local);
-    if (error == EADDRINUSE || error == EADDRNOTAVAIL) {
-      return fail(ErrorKind::refused, fmt::format("the address {} of a socket that was closed since is {}", address,
-                                                  error == EADDRINUSE ? "taken by another socket" : "no longer there"));
-    }
-    return fail_errno(call, address, error);
-  }
-
-  // In the task: the peers of a unix socket see who listened, and the name is made with the task's rights.
-  Result<void> bind_unix(RemoteFd spare, const StreamSocket& socket) {
-    if (const std::string path = path_of(socket); !path.empty()) RELIVE_TRY(clear_path(path));
-    const auto address = RELIVE_TRY(visit().arena().put(socket.local));
-    Program program;
-    program.syscall("bind", SYS_bind, {FileMaker::number(spare), address.value, socket.local.size()},
-                    Program::OnError::go_on);
-    RELIVE_TRY(visit().run(program));
-    if (program.result(0) < 0) return address_error(socket, "bind", static_cast<int>(-program.result(0)));
-    if (socket.state == SocketState::listening) {
-      RELIVE_TRY(visit().syscall("listen", SYS_listen,
-                                 {FileMaker::number(spare), static_cast<std::uint64_t>(socket.backlog)}));
-    }
-    return {};
-  }
-
-  // A name that the task's own closed socket has left behind is moved aside; somebody else's is not touched.
-  Result<void> clear_path(const std::string& path) {
-    if (!path.starts_with('/')) {
-      return fail(ErrorKind::refused,
-                  fmt::format("the unix socket '{}' was closed since, and its address is a relative path", path));
-    }
-    const std::string seen = fmt::format("/proc/{}/root{}", visit().task().pid().value, path);
-    const auto there = RELIVE_TRY(put_text(path));
-    struct stat status{};
-    if (::lstat(seen.c_str(), &status) == 0) {
-      if (!S_ISSOCK(status.st_mode) || somebody_listens(seen)) {
-        return fail(ErrorKind::refused, fmt::format("the address {} of a socket that was closed since is taken", path));
-      }
-      const std::string aside_path = fmt::format("{}.relive-{}", path, visit().task().pid().value);
-      const auto aside = RELIVE_TRY(put_text(aside_path));
-      RELIVE_TRY(visit().record_undo("rename back " + path, SYS_rename, {aside.value, there.value}));
-      RELIVE_TRY(visit().syscall("rename " + path, SYS_rename, {there.value, aside.value}));
-      workshop_.cleanup.syscall("unlink " + aside_path, SYS_unlink, {aside.value}, Program::OnError::go_on);
-    } else if (errno != ENOENT) {
-      return fail_errno("lstat", path);
-    }
-    return visit().record_undo("unlink " + path, SYS_unlink, {there.value});
-  }
-  Result<model::TaskAddress> put_text(const std::string& text) {
-    return visit().arena().put(std::as_bytes(std::span(text.c_str(), text.size() + 1)));
-  }
-  static bool somebody_listens(const std::string& path) {
-    sockaddr_un address{};
-    address.sun_family = AF_UNIX;
-    if (path.size() >= sizeof address.sun_path) return true;  // cannot be told: leave it alone
-    std::memcpy(address.sun_path, path.data(), path.size());
-    const UniqueFd probe(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-    return ::connect(probe.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0 ||
-           errno != ECONNREFUSED;
-  }
-
-  Result<void> send_from(RemoteFd sender, const std::vector<std::byte>& bytes) {
-    if (bytes.empty()) return {};
-    const auto there = RELIVE_TRY(visit().arena().put(bytes));
-    const auto sent = RELIVE_TRY(
-        visit().syscall("send unread bytes", SYS_sendto,
-                        {FileMaker::number(sender), there.value, bytes.size(), MSG_DONTWAIT | MSG_NOSIGNAL, 0, 0}));
-    if (static_cast<std::size_t>(sent) == bytes.size()) return {};
-    return fail(ErrorKind::refused, "the unread bytes of a socket pair do not fit into a new one");
-  }
-  static Result<void> shut_down(int ours, int how) {
-    if (how == 0) return {};
-    if (::shutdown(ours, how - 1) != 0)
-      return fail_errno("shutdown", "a new socket pair");  // SHUT_RD + 1 == RCV_SHUTDOWN ...
     return {};
   }
 

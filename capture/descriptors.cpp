@@ -29,7 +29,7 @@ using model::FileObject;
 using model::OpenFile;
 using model::PipeEnd;
 using model::RemoteFd;
-using model::StreamSocket;
+using model::Socket;
 using model::UnhandledFile;
 
 // What tells open files apart before kcmp is asked.
@@ -272,7 +272,7 @@ class Reader {
           const T& other = std::get<T>(living.object);
           if constexpr (model::SelfContained<T>) return same_object(object, other);
           if constexpr (std::is_same_v<T, PipeEnd>) return object.write_end == other.write_end;
-          if constexpr (std::is_same_v<T, StreamSocket>) return true;
+          if constexpr (std::is_same_v<T, Socket>) return true;
           // Files that may not be held (a terminal in an epoll set): the same file, opened in the same way.
           if constexpr (std::is_same_v<T, model::RegularFile> || std::is_same_v<T, model::DeviceFile>)
             return ((wanted.status_flags ^ living.status_flags) & O_ACCMODE) == 0;

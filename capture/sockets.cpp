@@ -86,7 +86,7 @@ short polled(int socket) {
   return ::poll(&one, 1, 0) == 1 ? one.revents : short{0};
 }
 
-Result<void> read_tcp(int duplicate, model::StreamSocket& socket) {
+Result<void> read_tcp(int duplicate, model::Socket& socket) {
   tcp_info info{};
   socklen_t size = sizeof info;
   if (::getsockopt(duplicate, IPPROTO_TCP, TCP_INFO, &info, &size) != 0) return fail_errno("getsockopt", "TCP_INFO");
@@ -104,7 +104,7 @@ Result<void> read_tcp(int duplicate, model::StreamSocket& socket) {
   return {};
 }
 
-Result<void> read_unix(int duplicate, const UnixDiagnosis& diagnosis, model::StreamSocket& socket) {
+Result<void> read_unix(int duplicate, const UnixDiagnosis& diagnosis, model::Socket& socket) {
   const bool listening = RELIVE_TRY(integer_option(duplicate, SOL_SOCKET, SO_ACCEPTCONN, "SO_ACCEPTCONN")) != 0;
   sockaddr_storage peer{};
   socklen_t size = sizeof peer;
@@ -193,7 +193,7 @@ Result<model::FileObject> read_socket(int duplicate, std::uint64_t inode, UnixDi
   if (family == AF_UNIX && type == SOCK_DGRAM) return unhandled("unix datagram socket");
   if (family == AF_UNIX && type != SOCK_STREAM) return unhandled("unix seqpacket socket");
 
-  model::StreamSocket socket;
+  model::Socket socket;
   socket.inode = inode;
   socket.family = family;
   socket.protocol = protocol;
@@ -272,10 +272,10 @@ Result<std::vector<std::byte>> peek_received(int duplicate) {
 
 Result<void> complete_unix_sockets(const Survey& survey) {
   for (std::size_t index = 0; index < survey.table.open_files.size(); ++index) {
-    auto* const socket = std::get_if<model::StreamSocket>(&survey.table.open_files[index].object);
+    auto* const socket = std::get_if<model::Socket>(&survey.table.open_files[index].object);
     if (socket == nullptr || socket->peer_inode == 0) continue;
     const bool inside = std::ranges::any_of(survey.table.open_files, [&](const model::OpenFile& other) {
-      const auto* const peer = std::get_if<model::StreamSocket>(&other.object);
+      const auto* const peer = std::get_if<model::Socket>(&other.object);
       return peer != nullptr && peer->inode == socket->peer_inode;
     });
     if (!inside) {

@@ -28,8 +28,8 @@ class UnixDiagnoser {
   UniqueFd netlink_;
 };
 
-// Reads the socket behind `duplicate`: a model::StreamSocket, or a model::UnhandledFile where it is of another kind.
-// StreamSocket::peer_inode is the peer wherever it is, and `received` is empty unless the peer is gone: the caller, who
+// Reads the socket behind `duplicate`: a model::Socket, or a model::UnhandledFile where it is of another kind.
+// Socket::peer_inode is the peer wherever it is, and `received` is empty unless the peer is gone: the caller, who
 // sees the whole table, completes both.
 Result<model::FileObject> read_socket(int duplicate, std::uint64_t inode, UnixDiagnoser& diagnoser);
 

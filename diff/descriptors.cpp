@@ -8,6 +8,8 @@
 #include <map>
 
 #include "diff/self_contained.h"
+#include "diff/sockets.h"
+#include "diff/table.h"
 
 namespace relive::diff {
 
@@ -21,8 +23,7 @@ using model::OpenFile;
 using model::PipeEnd;
 using model::RegularFile;
 using model::RemoteFd;
-using model::SocketState;
-using model::StreamSocket;
+using model::Socket;
 
 template <class... Fs>
 struct Overloaded : Fs... {
@@ -38,50 +39,18 @@ bool fired(std::uint32_t events) {
 }
 bool same_events(std::uint32_t a, std::uint32_t b) { return a == b || (fired(a) && fired(b)); }
 
-bool is_connection(const StreamSocket& socket) {
-  return socket.state == SocketState::connected || socket.state == SocketState::hung_up;
-}
-
-// A table with its indices: files by number and numbers by file.
-class Table {
- public:
-  explicit Table(const DescriptorTable& table) : table_(table), numbers_(table.open_files.size()) {
-    for (const model::Descriptor& descriptor : table.descriptors)
-      numbers_[descriptor.open_file].push_back(descriptor.fd);
-  }
-  [[nodiscard]] const model::Descriptor* at(RemoteFd fd) const {
-    const auto found = std::ranges::lower_bound(table_.descriptors, fd, {}, &model::Descriptor::fd);
-    return found != table_.descriptors.end() && found->fd == fd ? &*found : nullptr;
-  }
-  [[nodiscard]] const OpenFile& file(std::size_t index) const { return table_.open_files[index]; }
-  [[nodiscard]] const std::vector<RemoteFd>& numbers(std::size_t index) const { return numbers_[index]; }
-  [[nodiscard]] std::size_t files() const { return numbers_.size(); }
-  [[nodiscard]] const std::vector<model::Descriptor>& descriptors() const { return table_.descriptors; }
-  template <class T>
-  [[nodiscard]] const T* as(std::size_t index) const {
-    return std::get_if<T>(&table_.open_files[index].object);
-  }
-  [[nodiscard]] std::optional<std::size_t> socket_with_inode(std::uint64_t inode) const {
-    for (std::size_t index = 0; inode != 0 && index < files(); ++index) {
-      if (const auto* const socket = as<StreamSocket>(index); socket != nullptr && socket->inode == inode) return index;
-    }
-    return std::nullopt;
-  }
-
- private:
-  const DescriptorTable& table_;
-  std::vector<std::vector<RemoteFd>> numbers_;
-};
-
 class Planner {
  public:
   Planner(const DescriptorTable& wanted, const DescriptorTable& living)
-      : wanted_(wanted), living_(living), living_of_(wanted_.files()), wanted_of_(living_.files()) {}
+      : wanted_(wanted),
+        living_(living),
+        matches_{.living_of = std::vector<std::optional<std::size_t>>(wanted_.files()),
+                 .wanted_of = std::vector<std::optional<std::size_t>>(living_.files())} {}
 
   DescriptorPlan plan() {
     match_identical();
     match_by_number();
-    match_listening_by_address();
+    match_sockets_by_address();
     unmatch_what_cannot_be_put_right();
     make_the_missing();
     place();
@@ -95,13 +64,13 @@ class Planner {
  private:
   // ------------------------------------------------------------------ which living file is which wanted one
   void match(std::size_t wanted, std::size_t living) {
-    living_of_[wanted] = living;
-    wanted_of_[living] = wanted;
+    matches_.living_of[wanted] = living;
+    matches_.wanted_of[living] = wanted;
   }
   void unmatch(std::size_t wanted) {
-    if (!living_of_[wanted]) return;
-    wanted_of_[*living_of_[wanted]].reset();
-    living_of_[wanted].reset();
+    if (!matches_.living_of[wanted]) return;
+    matches_.wanted_of[*matches_.living_of[wanted]].reset();
+    matches_.living_of[wanted].reset();
   }
 
   // Could the living object become the wanted one in place?
@@ -111,15 +80,8 @@ class Planner {
     if (const auto* const pipe = std::get_if<PipeEnd>(&wanted.object)) {
       return pipe->write_end == std::get<PipeEnd>(living.object).write_end;
     }
-    if (const auto* const socket = std::get_if<StreamSocket>(&wanted.object)) {
-      const auto& other = std::get<StreamSocket>(living.object);
-      if (socket->family != other.family || socket->protocol != other.protocol) return false;
-      if (is_connection(*socket)) {
-        // What had ended cannot be living again, but what lived may have ended.
-        return is_connection(other) && (socket->state == SocketState::connected || other.state == SocketState::hung_up);
-      }
-      if (socket->state != other.state) return false;
-      return socket->state == SocketState::fresh || socket->local == other.local;
+    if (const auto* const socket = std::get_if<Socket>(&wanted.object)) {
+      return can_become(*socket, std::get<Socket>(living.object));
     }
     return std::visit(
         [&]<class T>(const T& object) {
@@ -132,46 +94,39 @@ class Planner {
   void match_identical() {
     for (std::size_t index = 0; index < living_.files(); ++index) {
       const auto same = living_.file(index).same_as;
-      if (!same || *same >= wanted_.files() || living_of_[*same]) continue;
+      if (!same || *same >= wanted_.files() || matches_.living_of[*same]) continue;
       if (compatible(wanted_.file(*same), living_.file(index))) match(*same, index);
     }
   }
 
   // Objects whose identity nobody outside the task can tell.
   [[nodiscard]] bool adoptable(std::size_t wanted, std::size_t living) const {
-    if (wanted_of_[living] || !compatible(wanted_.file(wanted), living_.file(living))) return false;
-    return std::visit(
-        Overloaded{
-            [](const RegularFile&) { return false; },
-            [](const DeviceFile&) { return false; },
-            [&](const PipeEnd& pipe) { return !pipe.outside && !living_.as<PipeEnd>(living)->outside; },
-            [](const model::SelfContained auto&) { return true; },
-            [](const EpollSet&) { return true; },
-            [&](const StreamSocket& socket) { return adoptable_socket(socket, *living_.as<StreamSocket>(living)); },
-            [](const model::UnhandledFile&) { return false; },
-        },
-        wanted_.file(wanted).object);
+    if (matches_.wanted_of[living] || !compatible(wanted_.file(wanted), living_.file(living))) return false;
+    return std::visit(Overloaded{
+                          [](const RegularFile&) { return false; },
+                          [](const DeviceFile&) { return false; },
+                          [&](const PipeEnd& pipe) { return !pipe.outside && !living_.as<PipeEnd>(living)->outside; },
+                          [](const model::SelfContained auto&) { return true; },
+                          [](const EpollSet&) { return true; },
+                          [&](const Socket& socket) { return can_stand_for(socket, *living_.as<Socket>(living)); },
+                          [](const model::UnhandledFile&) { return false; },
+                      },
+                      wanted_.file(wanted).object);
   }
-  [[nodiscard]] static bool adoptable_socket(const StreamSocket& wanted, const StreamSocket& living) {
-    if (!is_connection(wanted)) return true;
-    if (wanted.peer_inode != 0) return living.peer_inode != 0;
-    return living.state == SocketState::hung_up;
-  }
-
   void match_by_number() {
     for (const model::Descriptor& descriptor : wanted_.descriptors()) {
-      if (living_of_[descriptor.open_file]) continue;
+      if (matches_.living_of[descriptor.open_file]) continue;
       const model::Descriptor* const there = living_.at(descriptor.fd);
       if (there != nullptr && adoptable(descriptor.open_file, there->open_file))
         match(descriptor.open_file, there->open_file);
     }
   }
 
-  void match_listening_by_address() {
+  void match_sockets_by_address() {
     for (std::size_t wanted = 0; wanted < wanted_.files(); ++wanted) {
-      const auto* const socket = wanted_.as<StreamSocket>(wanted);
-      if (socket == nullptr || is_connection(*socket) || socket->state == SocketState::fresh) continue;
-      for (std::size_t living = 0; living < living_.files() && !living_of_[wanted]; ++living) {
+      const auto* const socket = wanted_.as<Socket>(wanted);
+      if (socket == nullptr || !found_by_address(*socket)) continue;
+      for (std::size_t living = 0; living < living_.files() && !matches_.living_of[wanted]; ++living) {
         if (adoptable(wanted, living)) match(wanted, living);
       }
     }
@@ -179,14 +134,14 @@ class Planner {
 
   void unmatch_what_cannot_be_put_right() {
     for (std::size_t wanted = 0; wanted < wanted_.files(); ++wanted) {
-      if (!living_of_[wanted]) continue;
-      const std::size_t living = *living_of_[wanted];
+      if (!matches_.living_of[wanted]) continue;
+      const std::size_t living = *matches_.living_of[wanted];
       if (wanted_.as<PipeEnd>(wanted) != nullptr) {
         if (!pipe_can_stay(wanted)) unmatch_pipe(wanted_.as<PipeEnd>(wanted)->identity);
       } else if (wanted_.as<EpollSet>(wanted) != nullptr) {
         if (std::ranges::any_of(living_.as<EpollSet>(living)->entries, &EpollEntry::stale)) unmatch(wanted);
-      } else if (const auto* const socket = wanted_.as<StreamSocket>(wanted)) {
-        if (!socket_can_stay(*socket, *living_.as<StreamSocket>(living))) {
+      } else if (const auto* const socket = wanted_.as<Socket>(wanted)) {
+        if (!can_stay(*socket, *living_.as<Socket>(living), wanted_, living_, matches_)) {
           if (const auto peer = wanted_.socket_with_inode(socket->peer_inode)) unmatch(*peer);
           unmatch(wanted);
         }
@@ -197,15 +152,16 @@ class Planner {
   [[nodiscard]] bool pipe_can_stay(std::size_t index) const {
     const auto& pipe = *wanted_.as<PipeEnd>(index);
     if (pipe.outside) return true;
-    const model::FileIdentity living_identity = living_.as<PipeEnd>(*living_of_[index])->identity;
+    const model::FileIdentity living_identity = living_.as<PipeEnd>(*matches_.living_of[index])->identity;
     bool partner = false;
     for (std::size_t other = 0; other < wanted_.files(); ++other) {
       const auto* const end = wanted_.as<PipeEnd>(other);
       if (end == nullptr || end->identity != pipe.identity) continue;
-      if (!living_of_[other] || living_.as<PipeEnd>(*living_of_[other])->identity != living_identity) return false;
+      if (!matches_.living_of[other] || living_.as<PipeEnd>(*matches_.living_of[other])->identity != living_identity)
+        return false;
       partner = partner || end->write_end != pipe.write_end;
     }
-    const auto& living = *living_.as<PipeEnd>(*living_of_[index]);
+    const auto& living = *living_.as<PipeEnd>(*matches_.living_of[index]);
     if (pipe.capacity != living.capacity) return false;
     // Without a write end in the task nothing can be put into it; with one outside it was not `outside` at the
     // snapshot.
@@ -225,28 +181,15 @@ class Planner {
     }
   }
 
-  [[nodiscard]] bool socket_can_stay(const StreamSocket& wanted, const StreamSocket& living) const {
-    if (wanted.state == SocketState::hung_up) return wanted.received == living.received;
-    if (wanted.peer_inode == 0) return true;
-    const auto peer = wanted_.socket_with_inode(wanted.peer_inode);
-    if (!peer || !living_of_[*peer]) return false;
-    const auto& living_peer = *living_.as<StreamSocket>(*living_of_[*peer]);
-    return living.peer_inode == living_peer.inode && living.state == SocketState::connected &&
-           wanted.shutdown == living.shutdown && wanted.received == living.received;
-  }
-
   // ------------------------------------------------------------------ what has no living file
-  [[nodiscard]] std::string name(std::size_t wanted) const {
-    return fmt::format("descriptor {} ({})", wanted_.numbers(wanted).front().value,
-                       model::describe(wanted_.file(wanted)));
-  }
+  [[nodiscard]] std::string name(std::size_t wanted) const { return wanted_.name(wanted); }
   void refuse(std::size_t wanted, std::string reason, std::string hint = {}) {
     plan_.refusals.push_back({.object = name(wanted), .reason = std::move(reason), .hint = std::move(hint)});
   }
 
   void make_the_missing() {
     for (std::size_t wanted = 0; wanted < wanted_.files(); ++wanted) {
-      if (living_of_[wanted] || wanted_.numbers(wanted).empty()) continue;
+      if (matches_.living_of[wanted] || wanted_.numbers(wanted).empty()) continue;
       const OpenFile& file = wanted_.file(wanted);
       std::visit(Overloaded{
                      [&](const RegularFile&) { take_held(wanted); },
@@ -254,7 +197,7 @@ class Planner {
                      [&](const PipeEnd& pipe) { make_pipe(wanted, pipe); },
                      [&](const model::SelfContained auto& object) { make_self_contained(wanted, cannot_make(object)); },
                      [&](const EpollSet&) { made_.emplace_back(MakeEpollSet{wanted}); },
-                     [&](const StreamSocket& socket) { make_socket(wanted, socket); },
+                     [&](const Socket&) { take(make_socket(wanted, wanted_)); },
                      [&](const model::UnhandledFile& other) {
                        refuse(wanted, fmt::format("this release does not roll back a {}", other.what));
                      },
@@ -299,21 +242,17 @@ class Planner {
     made_.emplace_back(make);
   }
 
-  void make_socket(std::size_t wanted, const StreamSocket& socket) {
-    if (!is_connection(socket)) {
-      made_.emplace_back(MakeSocket{wanted});
-    } else if (const auto peer = wanted_.socket_with_inode(socket.peer_inode)) {
-      if (*peer > wanted) made_.emplace_back(MakeSocketPair{wanted, *peer});
-    } else {
-      made_.emplace_back(MakeHungUp{wanted});
-    }
+  void take(SocketPart part) {
+    made_.insert(made_.end(), part.made.begin(), part.made.end());
+    rights_.insert(rights_.end(), part.rights.begin(), part.rights.end());
+    std::ranges::move(part.notes, std::back_inserter(plan_.notes));
   }
 
   // ------------------------------------------------------------------ numbers
   // Does this number name the right file already?
   [[nodiscard]] bool stays(const model::Descriptor& descriptor) const {
     const model::Descriptor* const there = living_.at(descriptor.fd);
-    return there != nullptr && living_of_[descriptor.open_file] == there->open_file;
+    return there != nullptr && matches_.living_of[descriptor.open_file] == there->open_file;
   }
 
   void place() {
@@ -336,8 +275,8 @@ class Planner {
         spare = spare || !anchor;
         places_.emplace_back(Place{wanted, anchor, fd, descriptor.close_on_exec});
       }
-      if (spare && living_of_[wanted])
-        made_.emplace_back(TakeLiving{wanted, living_.numbers(*living_of_[wanted]).front()});
+      if (spare && matches_.living_of[wanted])
+        made_.emplace_back(TakeLiving{wanted, living_.numbers(*matches_.living_of[wanted]).front()});
     }
   }
 
@@ -347,8 +286,8 @@ class Planner {
       if (wanted_.numbers(wanted).empty()) continue;
       const OpenFile& file = wanted_.file(wanted);
       const RemoteFd fd = wanted_.numbers(wanted).front();
-      if (living_of_[wanted]) {
-        put_right_living(wanted, file, living_.file(*living_of_[wanted]), fd);
+      if (matches_.living_of[wanted]) {
+        put_right_living(wanted, file, living_.file(*matches_.living_of[wanted]), fd);
       } else if ((file.status_flags & O_PATH) == 0) {
         // A held one: what became of it before it was closed is not known. A new one: it has the flags of a new one.
         rights_.emplace_back(SetStatusFlags{fd, file.status_flags});
@@ -378,12 +317,12 @@ class Planner {
     if (living.locked) rights_.emplace_back(Unlock{fd});
     if (position_of(file) != position_of(living)) rights_.emplace_back(Seek{fd, *position_of(file)});
     if (!changes_of(file, living).empty()) {
-      contents_.emplace_back(PutRight{wanted, *living_of_[wanted], fd, model::words_of(file.object).kind});
+      contents_.emplace_back(PutRight{wanted, *matches_.living_of[wanted], fd, model::words_of(file.object).kind});
     } else if (const auto* const pipe = std::get_if<PipeEnd>(&file.object)) {
       if (!pipe->write_end && !pipe->outside && pipe->bytes != std::get<PipeEnd>(living.object).bytes)
         refill(wanted, *pipe, fd);
-    } else if (const auto* const socket = std::get_if<StreamSocket>(&file.object)) {
-      put_right_socket(wanted, *socket, std::get<StreamSocket>(living.object), fd);
+    } else if (wanted_.as<Socket>(wanted) != nullptr) {
+      take(put_right_socket(wanted, wanted_, living_, matches_));
     }
   }
 
@@ -411,26 +350,6 @@ class Planner {
     }
   }
 
-  void put_right_socket(std::size_t wanted, const StreamSocket& socket, const StreamSocket& living, RemoteFd fd) {
-    if (socket.state == SocketState::connected && living.state == SocketState::hung_up) {
-      plan_.notes.push_back(name(wanted) + ": the connection has ended since the snapshot and cannot come back");
-    } else if (socket.state == SocketState::connected && socket.peer_inode == 0) {
-      plan_.notes.push_back(name(wanted) + ": connection kept");
-    }
-    if (living.state == SocketState::hung_up) return;
-    for (const model::SocketOption& option : socket.options) {
-      const auto now = std::ranges::find_if(living.options, [&](const model::SocketOption& other) {
-        return other.level == option.level && other.name == option.name;
-      });
-      if (now != living.options.end() && now->value == option.value) continue;
-      made_.emplace_back(SetOption{.from = living_.numbers(*living_of_[wanted]).front(),
-                                   .option = option,
-                                   .living = now == living.options.end() ? std::vector<std::byte>{} : now->value});
-    }
-    if (socket.state == SocketState::listening && socket.backlog != living.backlog)
-      rights_.emplace_back(Listen{fd, socket.backlog});
-  }
-
   // ------------------------------------------------------------------ epoll sets
   void watch() {
     for (std::size_t wanted = 0; wanted < wanted_.files(); ++wanted) {
@@ -438,7 +357,7 @@ class Planner {
       if (set == nullptr || wanted_.numbers(wanted).empty()) continue;
       const RemoteFd epoll = wanted_.numbers(wanted).front();
       static const EpollSet kEmpty;
-      const EpollSet& living = living_of_[wanted] ? *living_.as<EpollSet>(*living_of_[wanted]) : kEmpty;
+      const EpollSet& living = matches_.living_of[wanted] ? *living_.as<EpollSet>(*matches_.living_of[wanted]) : kEmpty;
       std::vector<bool> kept(set->entries.size(), false);
       for (const EpollEntry& entry : living.entries) {
         const auto same = std::ranges::find(set->entries, entry.fd, &EpollEntry::fd);
@@ -447,7 +366,7 @@ class Planner {
         const bool equal =
             same != set->entries.end() && same_events(same->events, entry.events) && same->data == entry.data;
         if (same == set->entries.end() || !same_file_under(entry.fd) || (exclusive && !equal)) {
-          unwatches_.emplace_back(Unwatch{living_.numbers(*living_of_[wanted]).front(), entry.fd});
+          unwatches_.emplace_back(Unwatch{living_.numbers(*matches_.living_of[wanted]).front(), entry.fd});
           continue;
         }
         kept[static_cast<std::size_t>(same - set->entries.begin())] = true;
@@ -492,7 +411,7 @@ class Planner {
     const std::string object = fmt::format("descriptor {} ({})", fd.value, model::describe(file));
     if (there == nullptr) {
       differ(Sign::removed, object, "closed since");
-    } else if (living_of_[wanted->open_file] == there->open_file) {
+    } else if (matches_.living_of[wanted->open_file] == there->open_file) {
       if (wanted->close_on_exec != there->close_on_exec) {
         differ(Sign::changed, object,
                fmt::format("close-on-exec {} -> {}", on_off(wanted->close_on_exec), on_off(there->close_on_exec)));
@@ -501,8 +420,8 @@ class Planner {
       differ(Sign::changed, object, "replaced since by " + model::describe(living_.file(there->open_file)));
     }
     if (wanted_.numbers(wanted->open_file).front() != fd) return;
-    if (living_of_[wanted->open_file]) {
-      describe_file(object, file, living_.file(*living_of_[wanted->open_file]));
+    if (matches_.living_of[wanted->open_file]) {
+      describe_file(object, file, living_.file(*matches_.living_of[wanted->open_file]));
     } else if (there != nullptr && replaced_by_its_like(*wanted, *there)) {
       describe_file(object, file, living_.file(there->open_file));
     }
@@ -510,7 +429,7 @@ class Planner {
 
   // An object that is made anew only because what it holds cannot be put right in place.
   [[nodiscard]] bool replaced_by_its_like(const model::Descriptor& wanted, const model::Descriptor& there) const {
-    return !living_of_[wanted.open_file] && !wanted_of_[there.open_file] &&
+    return !matches_.living_of[wanted.open_file] && !matches_.wanted_of[there.open_file] &&
            living_.file(there.open_file).same_as == wanted.open_file &&
            compatible(wanted_.file(wanted.open_file), living_.file(there.open_file));
   }
@@ -534,31 +453,11 @@ class Planner {
       if (!pipe->outside && pipe->bytes != now.bytes) changed(bytes_text(pipe->bytes, now.bytes));
       if (!pipe->outside && pipe->capacity != now.capacity)
         changed(fmt::format("capacity {} -> {}", pipe->capacity, now.capacity));
-    } else if (const auto* const socket = std::get_if<StreamSocket>(&file.object)) {
-      describe_socket(object, *socket, std::get<StreamSocket>(living.object));
+    } else if (const auto* const socket = std::get_if<Socket>(&file.object)) {
+      for (std::string& change : changes(*socket, std::get<Socket>(living.object))) changed(std::move(change));
     } else if (const auto* const set = std::get_if<EpollSet>(&file.object)) {
       describe_epoll(object, *set, std::get<EpollSet>(living.object));
     }
-  }
-
-  static std::string bytes_text(const std::vector<std::byte>& wanted, const std::vector<std::byte>& living) {
-    if (wanted.size() == living.size()) return fmt::format("the {} unread bytes are others", wanted.size());
-    return fmt::format("unread bytes {} -> {}", wanted.size(), living.size());
-  }
-
-  void describe_socket(const std::string& object, const StreamSocket& socket, const StreamSocket& now) {
-    const auto changed = [&](std::string what) { differ(Sign::changed, object, std::move(what)); };
-    if (socket.state != now.state) changed("its peer has gone since");
-    if ((socket.peer_inode != 0 || socket.state == SocketState::hung_up) && socket.received != now.received) {
-      changed(bytes_text(socket.received, now.received));
-    }
-    if (now.state == SocketState::hung_up) return;
-    if (socket.backlog != now.backlog) changed(fmt::format("backlog {} -> {}", socket.backlog, now.backlog));
-    if (socket.peer_inode != 0 && socket.shutdown != now.shutdown) changed("shut down since");
-    std::size_t options = 0;
-    for (const model::SocketOption& option : socket.options)
-      options += std::ranges::find(now.options, option) == now.options.end() ? 1U : 0U;
-    if (options != 0) changed(fmt::format("{} socket option{} changed", options, options == 1 ? "" : "s"));
   }
 
   void describe_epoll(const std::string& object, const EpollSet& set, const EpollSet& now) {
@@ -579,23 +478,17 @@ class Planner {
     }
   }
 
-  void note_gone() {
-    for (const DescriptorOperation& operation : made_) {
-      const auto* const gone = std::get_if<MakeHungUp>(&operation);
-      if (gone == nullptr || wanted_.as<StreamSocket>(gone->file)->state == SocketState::hung_up) continue;
-      plan_.notes.push_back(name(gone->file) +
-                            ": closed since the snapshot: gone; the program will see the end of the connection");
-    }
+  void note_outside() {
     for (std::size_t wanted = 0; wanted < wanted_.files(); ++wanted) {
       const auto* const pipe = wanted_.as<PipeEnd>(wanted);
-      if (pipe != nullptr && pipe->outside && living_of_[wanted]) {
+      if (pipe != nullptr && pipe->outside && matches_.living_of[wanted]) {
         plan_.notes.push_back(name(wanted) + ": leads out of the task; kept with what is in it");
       }
     }
   }
 
   void assemble() {
-    note_gone();
+    note_outside();
     for (auto* const part : {&made_, &unwatches_, &closes_, &places_, &rights_, &contents_, &watches_}) {
       plan_.operations.insert(plan_.operations.end(), part->begin(), part->end());
     }
@@ -603,8 +496,7 @@ class Planner {
 
   Table wanted_;
   Table living_;
-  std::vector<std::optional<std::size_t>> living_of_;
-  std::vector<std::optional<std::size_t>> wanted_of_;
+  Matches matches_;
   std::vector<DescriptorOperation> made_, unwatches_, closes_, places_, rights_, contents_, watches_;
   DescriptorPlan plan_;
 };

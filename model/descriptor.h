@@ -41,7 +41,7 @@ struct UnhandledFile {
 };
 Words words(const UnhandledFile& file);
 
-using FileObject = std::variant<RegularFile, DeviceFile, PipeEnd, EventCounter, EpollSet, StreamSocket, UnhandledFile>;
+using FileObject = std::variant<RegularFile, DeviceFile, PipeEnd, EventCounter, EpollSet, Socket, UnhandledFile>;
 
 struct OpenFile {
   std::uint32_t status_flags = 0;  // fcntl(F_GETFL)

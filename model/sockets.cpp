@@ -29,7 +29,7 @@ std::string_view state_text(SocketState state) {
   return "?";
 }
 
-std::string phrase_of(const StreamSocket& socket) {
+std::string phrase_of(const Socket& socket) {
   const std::string_view kind = socket.family == AF_UNIX ? "unix socket" : "socket";
   switch (socket.state) {
     case SocketState::fresh:
@@ -49,7 +49,7 @@ std::string phrase_of(const StreamSocket& socket) {
 
 }  // namespace
 
-Words words(const StreamSocket& socket) {
+Words words(const Socket& socket) {
   std::string text(state_text(socket.state));
   if (!socket.local.empty()) text += " " + address_text(socket.local);
   if (!socket.peer.empty()) text += " <-> " + address_text(socket.peer);

@@ -28,7 +28,7 @@ enum class SocketState : std::uint8_t {
 };
 
 // A stream socket: TCP over IPv4 or IPv6, or unix.
-struct StreamSocket {
+struct Socket {
   std::uint64_t inode = 0;
   int family = 0;
   int protocol = 0;
@@ -40,10 +40,10 @@ struct StreamSocket {
   int shutdown = 0;              // RCV_SHUTDOWN 1, SEND_SHUTDOWN 2, as sock_diag(7) tells it; where peer_inode is known
   std::vector<std::byte> received;  // unread bytes, captured only when the peer is the task's own, or gone
   std::vector<SocketOption> options;
-  bool operator==(const StreamSocket&) const = default;
+  bool operator==(const Socket&) const = default;
 };
 
-Words words(const StreamSocket& socket);
+Words words(const Socket& socket);
 // "127.0.0.1:55", "[::1]:55", "/run/x.sock", "@abstract", "unnamed".
 [[nodiscard]] std::string address_text(std::span<const std::byte> address);
 

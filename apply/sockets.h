@@ -1,0 +1,23 @@
+// Putting sockets back: their part of apply/descriptors.h.
+//
+// Making is prepare: at spare numbers, in the undo log. A socket is bound in the task where the name is made with the
+// task's rights (unix), and on our duplicate where it need not be (a port that the task itself may no longer bind).
+#pragma once
+
+#include "apply/file_maker.h"
+#include "base/result.h"
+#include "diff/descriptors.h"
+#include "model/descriptor.h"
+
+namespace relive::apply {
+
+// Errors: refused (the address is taken or gone, unread bytes do not fit), system, injected.
+Result<void> carry_out(FileMaker& maker, const model::DescriptorTable& wanted, const diff::MakeSocket& op);
+Result<void> carry_out(FileMaker& maker, const model::DescriptorTable& wanted, const diff::MakeSocketPair& op);
+Result<void> carry_out(FileMaker& maker, const model::DescriptorTable& wanted, const diff::MakeHungUp& op);
+// On a living socket, with its inverse in the undo log.
+Result<void> carry_out(FileMaker& maker, const diff::SetOption& op);
+// A commit operation.
+Result<void> carry_out(FileMaker& maker, const diff::Listen& op);
+
+}  // namespace relive::apply
