@@ -13,10 +13,16 @@ namespace relive::apply {
 // prepare: makes `wanted` as the open file `file`, with all that it holds. Its status flags, owner and signal are set
 // by the caller.
 Result<void> make(FileMaker& maker, std::size_t file, const model::EventCounter& wanted);
+Result<void> make(FileMaker& maker, std::size_t file, const model::TimerFile& wanted);
+Result<void> make(FileMaker& maker, std::size_t file, const model::SignalFile& wanted);
 
 // commit operations, which cannot fail, that make the living object under the number `fd` hold what `wanted` holds; its
 // status flags end up as `flags`. REQUIRES: diff::can_become() said yes.
 Result<void> put_right(FileMaker& maker, model::RemoteFd fd, std::uint32_t flags, const model::EventCounter& wanted,
                        const model::EventCounter& living);
+Result<void> put_right(FileMaker& maker, model::RemoteFd fd, std::uint32_t flags, const model::TimerFile& wanted,
+                       const model::TimerFile& living);
+Result<void> put_right(FileMaker& maker, model::RemoteFd fd, std::uint32_t flags, const model::SignalFile& wanted,
+                       const model::SignalFile& living);
 
 }  // namespace relive::apply

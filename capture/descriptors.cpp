@@ -332,9 +332,11 @@ class Reader {
 Result<std::string> Opened::fdinfo() const { return read_fdinfo(fdinfo_directory, fd); }
 
 ReadObject reader_of(std::string_view link) {
-  static constexpr std::array<std::pair<std::string_view, ReadObject>, 2> kReaders{{
+  static constexpr std::array<std::pair<std::string_view, ReadObject>, 4> kReaders{{
       {"anon_inode:[eventfd]", read_event_counter},
       {"anon_inode:[eventpoll]", read_epoll_set},
+      {"anon_inode:[timerfd]", read_timer},
+      {"anon_inode:[signalfd]", read_signal_file},
   }};
   for (const auto& [name, reader] : kReaders)
     if (link == name) return reader;
@@ -388,9 +390,7 @@ std::vector<std::string> unhandled(const DescriptorTable& table) {
 }
 
 std::string unhandled_kind(std::string_view link) {
-  static constexpr std::array<std::pair<std::string_view, std::string_view>, 9> kAnonymous{{
-      {"[timerfd]", "timerfd"},
-      {"[signalfd]", "signalfd"},
+  static constexpr std::array<std::pair<std::string_view, std::string_view>, 7> kAnonymous{{
       {"inotify", "inotify instance"},
       {"[fanotify]", "fanotify group"},
       {"[pidfd]", "pidfd"},

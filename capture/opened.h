@@ -36,6 +36,8 @@ Result<model::FileObject> read_device(const Opened& opened);   // character devi
 Result<model::FileObject> read_pipe(const Opened& opened);
 Result<model::FileObject> read_event_counter(const Opened& opened);
 Result<model::FileObject> read_epoll_set(const Opened& opened);
+Result<model::FileObject> read_timer(const Opened& opened);
+Result<model::FileObject> read_signal_file(const Opened& opened);
 
 // The reader of an object whose link says what it is ("anon_inode:[eventfd]"); null where the link does not tell, or
 // nobody reads that kind.
@@ -45,5 +47,7 @@ using ReadObject = Result<model::FileObject> (*)(const Opened&);
 // Parsers of fdinfo.
 Result<model::EventCounter> parse_event_counter(std::string_view fdinfo);
 Result<model::EpollSet> parse_epoll_set(std::string_view fdinfo);
+Result<model::TimerFile> parse_timer(std::string_view fdinfo);
+Result<model::SignalFile> parse_signal_file(std::string_view fdinfo);
 
 }  // namespace relive::capture

@@ -316,7 +316,7 @@ class Planner {
     }
     if (living.locked) rights_.emplace_back(Unlock{fd});
     if (position_of(file) != position_of(living)) rights_.emplace_back(Seek{fd, *position_of(file)});
-    if (!changes_of(file, living).empty()) {
+    if (must_put_right_object(file, living)) {
       contents_.emplace_back(PutRight{wanted, *matches_.living_of[wanted], fd, model::words_of(file.object).kind});
     } else if (const auto* const pipe = std::get_if<PipeEnd>(&file.object)) {
       if (!pipe->write_end && !pipe->outside && pipe->bytes != std::get<PipeEnd>(living.object).bytes)
@@ -332,6 +332,15 @@ class Planner {
         [&]<class T>(const T& object) -> std::vector<std::string> {
           if constexpr (model::SelfContained<T>) return changes(object, std::get<T>(living.object));
           return {};
+        },
+        wanted.object);
+  }
+
+  [[nodiscard]] static bool must_put_right_object(const OpenFile& wanted, const OpenFile& living) {
+    return std::visit(
+        [&]<class T>(const T& object) {
+          if constexpr (model::SelfContained<T>) return must_put_right(object, std::get<T>(living.object));
+          return false;
         },
         wanted.object);
   }

@@ -10,9 +10,20 @@ namespace relive::diff {
 
 // Could the living object become the wanted one in place? If not, it is made anew.
 [[nodiscard]] bool can_become(const model::EventCounter& wanted, const model::EventCounter& living);
+[[nodiscard]] bool can_become(const model::TimerFile& wanted, const model::TimerFile& living);
+[[nodiscard]] bool can_become(const model::SignalFile& wanted, const model::SignalFile& living);
 
 // What differs, a phrase each ("count 3 -> 5"); empty where nothing must be put right.
 [[nodiscard]] std::vector<std::string> changes(const model::EventCounter& wanted, const model::EventCounter& living);
+[[nodiscard]] std::vector<std::string> changes(const model::TimerFile& wanted, const model::TimerFile& living);
+[[nodiscard]] std::vector<std::string> changes(const model::SignalFile& wanted, const model::SignalFile& living);
+
+// Must a living one be put right? Of most kinds: where something differs. A timer runs down without anybody's doing.
+template <class T>
+[[nodiscard]] bool must_put_right(const T& wanted, const T& living) {
+  return !changes(wanted, living).empty();
+}
+[[nodiscard]] bool must_put_right(const model::TimerFile& wanted, const model::TimerFile& living);
 
 // Why it cannot be made anew; empty where it can.
 struct CannotMake {
@@ -20,5 +31,7 @@ struct CannotMake {
   std::string hint;
 };
 [[nodiscard]] CannotMake cannot_make(const model::EventCounter& wanted);
+[[nodiscard]] CannotMake cannot_make(const model::TimerFile& wanted);
+[[nodiscard]] CannotMake cannot_make(const model::SignalFile& wanted);
 
 }  // namespace relive::diff

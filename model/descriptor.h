@@ -41,7 +41,9 @@ struct UnhandledFile {
 };
 Words words(const UnhandledFile& file);
 
-using FileObject = std::variant<RegularFile, DeviceFile, PipeEnd, EventCounter, EpollSet, Socket, UnhandledFile>;
+using FileObject = std::variant<RegularFile, DeviceFile, PipeEnd, EventCounter, EpollSet, Socket,  //
+                                TimerFile, SignalFile,                                             //
+                                UnhandledFile>;
 
 struct OpenFile {
   std::uint32_t status_flags = 0;  // fcntl(F_GETFL)

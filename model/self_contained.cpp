@@ -9,4 +9,16 @@ Words words(const EventCounter& counter) {
 }
 bool same_object(const EventCounter& a, const EventCounter& b) { return a.id == b.id; }
 
+Words words(const TimerFile& timer) {
+  std::string detail = timer.left_ns == 0 ? "disarmed" : "armed";
+  if (timer.ticks != 0) detail += fmt::format(", {} unread", timer.ticks);
+  return {.kind = "timerfd", .detail = std::move(detail), .phrase = {}};
+}
+bool same_object(const TimerFile& /*a*/, const TimerFile& /*b*/) { return false; }
+
+Words words(const SignalFile& file) {
+  return {.kind = "signalfd", .detail = fmt::format("mask {:x}", file.mask), .phrase = {}};
+}
+bool same_object(const SignalFile& /*a*/, const SignalFile& /*b*/) { return false; }
+
 }  // namespace relive::model

@@ -25,7 +25,29 @@ struct EventCounter {
 };
 Words words(const EventCounter& counter);
 
+// timerfd_create(2). The kernel gives a timer no identity.
+struct TimerFile {
+  static constexpr bool kSelfContained = true;
+  std::int32_t clock = 0;           // CLOCK_*
+  std::uint32_t settime_flags = 0;  // TFD_TIMER_ABSTIME, TFD_TIMER_CANCEL_ON_SET, as it was set last
+  std::int64_t left_ns = 0;         // until it expires next; 0: it does not
+  std::int64_t interval_ns = 0;
+  std::uint64_t ticks = 0;  // expirations that nobody has read
+  bool operator==(const TimerFile&) const = default;
+};
+Words words(const TimerFile& timer);
+
+// signalfd(2). The signals themselves wait in the queues of the task and its threads, not in it.
+struct SignalFile {
+  static constexpr bool kSelfContained = true;
+  std::uint64_t mask = 0;  // bit N-1 is signal N; SIGKILL and SIGSTOP never
+  bool operator==(const SignalFile&) const = default;
+};
+Words words(const SignalFile& file);
+
 // Is it the very same kernel object, as far as the kernel tells at all? Where it tells nothing: false.
 [[nodiscard]] bool same_object(const EventCounter& a, const EventCounter& b);
+[[nodiscard]] bool same_object(const TimerFile& a, const TimerFile& b);
+[[nodiscard]] bool same_object(const SignalFile& a, const SignalFile& b);
 
 }  // namespace relive::model

@@ -15,9 +15,9 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
-#include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/timerfd.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -978,17 +978,12 @@ bool descriptor_under_way() {
   return ::sendmsg(pair[0], &message, 0) == 1;
 }
 
+constexpr int kUserModeOnly = 1;  // UFFD_USER_MODE_ONLY (Linux 5.11)
+
 INSTANTIATE_TEST_SUITE_P(
     DescriptorTest, RefusedKindTest,
-    ::testing::Values(Refused{"timerfd", [] { return ::timerfd_create(CLOCK_MONOTONIC, 0) >= 0; },
-                              "is a timerfd; this release does not roll back timerfds"},
-                      Refused{"signalfd",
-                              [] {
-                                sigset_t set;
-                                ::sigemptyset(&set);
-                                return ::signalfd(-1, &set, 0) >= 0;
-                              },
-                              "is a signalfd"},
+    ::testing::Values(Refused{"userfaultfd", [] { return ::syscall(SYS_userfaultfd, kUserModeOnly) >= 0; },
+                              "is a userfaultfd; this release does not roll back userfaultfds"},
                       Refused{"inotify", [] { return ::inotify_init1(0) >= 0; }, "is an inotify instance"},
                       Refused{"memfd", [] { return ::memfd_create("x", 0) >= 0; }, "is a memfd"},
                       Refused{"udp", [] { return ::socket(AF_INET, SOCK_DGRAM, 0) >= 0; }, "is a UDP socket"},

@@ -532,7 +532,7 @@ TEST(DescriptorTextTest, EpollSet) {
 TEST(DescriptorTextTest, LocksAndNames) {
   EXPECT_TRUE(capture::has_lock("pos:\t0\nlock:\t1: FLOCK  ADVISORY  WRITE 13 00:13:6535 0 EOF\n"));
   EXPECT_FALSE(capture::has_lock("pos:\t0\n"));
-  EXPECT_EQ(capture::unhandled_kind("anon_inode:[timerfd]"), "timerfd");
+  EXPECT_EQ(capture::unhandled_kind("anon_inode:[perf_event]"), "perf event");
   EXPECT_EQ(capture::unhandled_kind("anon_inode:inotify"), "inotify instance");
   EXPECT_EQ(capture::unhandled_kind("anon_inode:bpf-map"), "kernel object (bpf-map)");
   EXPECT_EQ(capture::unhandled_kind("/memfd:x (deleted)"), "memfd (/memfd:x (deleted))");
@@ -543,12 +543,12 @@ TEST(DescriptorTextTest, LocksAndNames) {
 
 TEST(DescriptorTextTest, WhatIsNotHandledIsNamed) {
   Builder table;
-  table.at(7, table.file({.object = model::UnhandledFile{"timerfd"}}));
+  table.at(7, table.file({.object = model::UnhandledFile{"userfaultfd"}}));
   OpenFile locked = regular("/x", 1);
   locked.locked = true;
   table.at(8, table.file(locked)).at(9, table.file({.object = model::UnhandledFile{"memfd (/memfd:a)"}}));
   EXPECT_THAT(capture::unhandled(table.table),
-              ElementsAre("descriptor 7 is a timerfd; this release does not roll back timerfds",
+              ElementsAre("descriptor 7 is a userfaultfd; this release does not roll back userfaultfds",
                           "descriptor 8 (/x) holds a lock or a lease; this release does not roll back locks",
                           "descriptor 9 is a memfd (/memfd:a); this release does not roll back memfds"));
 }
