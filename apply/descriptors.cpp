@@ -17,6 +17,7 @@
 #include "apply/file_maker.h"
 #include "apply/self_contained.h"
 #include "apply/sockets.h"
+#include "apply/terminals.h"
 
 namespace relive::apply {
 
@@ -84,6 +85,10 @@ class Executor {
           return fail(ErrorKind::system, "not self-contained");
         },
         file(op.file).object);
+  }
+
+  Result<void> operator()(const diff::OpenTerminal& op) {
+    return open_terminal(maker_, op.file, file(op.file), living_);
   }
 
   Result<void> operator()(const diff::MakeEpollSet& op) {
@@ -177,7 +182,7 @@ class Executor {
   Result<void> operator()(const diff::PutRight& op) {
     return std::visit(
         [&]<class T>(const T& object) -> Result<void> {
-          if constexpr (model::SelfContained<T>)
+          if constexpr (model::SelfContained<T> || std::is_same_v<T, model::Terminal>)
             return put_right(maker_, op.fd, file(op.file).status_flags, object,
                              std::get<T>(living_.open_files.at(op.living).object));
           return fail(ErrorKind::system, "not self-contained");

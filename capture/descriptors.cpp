@@ -76,6 +76,7 @@ class Reader {
     RELIVE_TRY(complete_epoll_sets(survey));
     RELIVE_TRY(complete_pipes(survey));
     RELIVE_TRY(complete_unix_sockets(survey));
+    complete_terminals(survey);
     RELIVE_TRY(find_in_snapshot());
     return std::move(table_);
   }
@@ -273,7 +274,9 @@ class Reader {
           if constexpr (model::SelfContained<T>) return same_object(object, other);
           if constexpr (std::is_same_v<T, PipeEnd>) return object.write_end == other.write_end;
           if constexpr (std::is_same_v<T, Socket>) return true;
-          // Files that may not be held (a terminal in an epoll set): the same file, opened in the same way.
+          if constexpr (std::is_same_v<T, model::Terminal>)
+            return same_terminal(object, other) && ((wanted.status_flags ^ living.status_flags) & O_ACCMODE) == 0;
+          // Files that may not be held (one in an epoll set): the same file, opened in the same way.
           if constexpr (std::is_same_v<T, model::RegularFile> || std::is_same_v<T, model::DeviceFile>)
             return ((wanted.status_flags ^ living.status_flags) & O_ACCMODE) == 0;
           return false;
@@ -375,6 +378,10 @@ std::vector<std::string> unhandled(const DescriptorTable& table) {
     if (std::holds_alternative<PipeEnd>(file.object) && (file.status_flags & O_DIRECT) != 0) {
       reasons.push_back(
           fmt::format("descriptor {} is a packet pipe (O_DIRECT); this release does not roll back packet pipes", fd));
+    }
+    if (const auto* const terminal = std::get_if<model::Terminal>(&file.object)) {
+      for (const std::string& reason : model::not_in_a_snapshot(*terminal))
+        reasons.push_back(fmt::format("descriptor {} ({}) {}", fd, model::describe(file), reason));
     }
     if (const auto* const set = std::get_if<model::EpollSet>(&file.object)) {
       for (const model::EpollEntry& entry : set->entries) {

@@ -1,3 +1,4 @@
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/sysmacros.h>
 
@@ -9,7 +10,7 @@ namespace {
 
 bool is_terminal(std::uint64_t device) {
   const auto number = major(device);
-  return number == 4 || (number == 5 && minor(device) != 2) || (number >= 136 && number <= 143);  // devices.txt
+  return number == 4 || number == 5 || (number >= 136 && number <= 143);  // devices.txt
 }
 
 model::FileIdentity identity_of(const struct stat& status) { return {.device = status.st_dev, .inode = status.st_ino}; }
@@ -27,12 +28,12 @@ Result<model::FileObject> read_regular(const Opened& opened) {
 Result<model::FileObject> read_device(const Opened& opened) {
   const bool memory = major(opened.status.st_rdev) == 1;
   const bool terminal = is_terminal(opened.status.st_rdev);
+  if (terminal && (opened.flags & O_PATH) == 0) return read_terminal(opened);
   if (!memory && !terminal) return model::FileObject(model::UnhandledFile{fmt::format("device ({})", opened.link)});
   return model::FileObject(model::DeviceFile{.path = opened.link,
                                              .identity = identity_of(opened.status),
                                              .device_number = opened.status.st_rdev,
-                                             .position = opened.position,
-                                             .terminal = terminal});
+                                             .position = opened.position});
 }
 
 }  // namespace relive::capture

@@ -32,7 +32,8 @@ struct Opened {
 };
 
 Result<model::FileObject> read_regular(const Opened& opened);  // and directories
-Result<model::FileObject> read_device(const Opened& opened);   // character devices, terminals
+Result<model::FileObject> read_device(const Opened& opened);   // character devices
+Result<model::FileObject> read_terminal(const Opened& opened);
 Result<model::FileObject> read_pipe(const Opened& opened);
 Result<model::FileObject> read_event_counter(const Opened& opened);
 Result<model::FileObject> read_epoll_set(const Opened& opened);

@@ -206,6 +206,11 @@ Result<model::Process> read_process(parasite::Visit& visit) {
   process.pending =
       RELIVE_TRY(read_pending(visit.driver(), QueueOf::task, RELIVE_TRY(status_number(status, "ShdPnd", 16))));
 
+  const std::string stat = RELIVE_TRY(task::read_proc(pid, "stat"));
+  const auto terminal = parse_number<std::int32_t>(RELIVE_TRY(task::stat_field(stat, 7)));
+  if (!terminal) return fail(ErrorKind::system, "/proc/PID/stat: cannot read the controlling terminal");
+  process.controlling_terminal = *terminal;
+
   auto oom = RELIVE_TRY(task::read_proc(pid, "oom_score_adj"));
   while (oom.ends_with('\n')) oom.pop_back();
   const auto oom_number = parse_number<std::int32_t>(oom);

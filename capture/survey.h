@@ -22,4 +22,7 @@ Result<void> complete_epoll_sets(const Survey& survey);
 // Unix sockets: peers outside are none of ours; between two sockets of the task, the unread bytes are.
 Result<void> complete_unix_sockets(const Survey& survey);
 
+// Which pseudo-terminals have both ends in the task.
+void complete_terminals(const Survey& survey);
+
 }  // namespace relive::capture

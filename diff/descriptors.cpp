@@ -10,6 +10,7 @@
 #include "diff/self_contained.h"
 #include "diff/sockets.h"
 #include "diff/table.h"
+#include "diff/terminals.h"
 
 namespace relive::diff {
 
@@ -85,7 +86,8 @@ class Planner {
     }
     return std::visit(
         [&]<class T>(const T& object) {
-          if constexpr (model::SelfContained<T>) return can_become(object, std::get<T>(living.object));
+          if constexpr (model::SelfContained<T> || std::is_same_v<T, model::Terminal>)
+            return can_become(object, std::get<T>(living.object));
           return !std::is_same_v<T, model::UnhandledFile>;
         },
         wanted.object);
@@ -105,6 +107,7 @@ class Planner {
     return std::visit(Overloaded{
                           [](const RegularFile&) { return false; },
                           [](const DeviceFile&) { return false; },
+                          [](const model::Terminal&) { return false; },
                           [&](const PipeEnd& pipe) { return !pipe.outside && !living_.as<PipeEnd>(living)->outside; },
                           [](const model::SelfContained auto&) { return true; },
                           [](const EpollSet&) { return true; },
@@ -194,6 +197,7 @@ class Planner {
       std::visit(Overloaded{
                      [&](const RegularFile&) { take_held(wanted); },
                      [&](const DeviceFile&) { take_held(wanted); },
+                     [&](const model::Terminal& terminal) { open_terminal(wanted, terminal); },
                      [&](const PipeEnd& pipe) { make_pipe(wanted, pipe); },
                      [&](const model::SelfContained auto& object) { make_self_contained(wanted, cannot_make(object)); },
                      [&](const EpollSet&) { made_.emplace_back(MakeEpollSet{wanted}); },
@@ -212,6 +216,13 @@ class Planner {
     } else {
       refuse(wanted, "closed since the snapshot, and nobody may hold what an epoll set watches");
     }
+  }
+
+  void open_terminal(std::size_t wanted, const model::Terminal& terminal) {
+    if (CannotMake cannot = cannot_make(terminal); !cannot.reason.empty())
+      refuse(wanted, "closed since the snapshot, and " + cannot.reason, std::move(cannot.hint));
+    else
+      made_.emplace_back(OpenTerminal{wanted});
   }
 
   void make_self_contained(std::size_t wanted, CannotMake cannot) {
@@ -301,9 +312,7 @@ class Planner {
 
   [[nodiscard]] static std::optional<std::int64_t> position_of(const OpenFile& file) {
     if (const auto* const regular = std::get_if<RegularFile>(&file.object)) return regular->position;
-    if (const auto* const device = std::get_if<DeviceFile>(&file.object); device != nullptr && !device->terminal) {
-      return device->position;
-    }
+    if (const auto* const device = std::get_if<DeviceFile>(&file.object)) return device->position;
     return std::nullopt;
   }
 
@@ -316,7 +325,9 @@ class Planner {
     }
     if (living.locked) rights_.emplace_back(Unlock{fd});
     if (position_of(file) != position_of(living)) rights_.emplace_back(Seek{fd, *position_of(file)});
-    if (must_put_right_object(file, living)) {
+    if (const auto* const terminal = std::get_if<model::Terminal>(&file.object)) {
+      put_right_terminal(wanted, *terminal, std::get<model::Terminal>(living.object), fd);
+    } else if (must_put_right_object(file, living)) {
       contents_.emplace_back(PutRight{wanted, *matches_.living_of[wanted], fd, model::words_of(file.object).kind});
     } else if (const auto* const pipe = std::get_if<PipeEnd>(&file.object)) {
       if (!pipe->write_end && !pipe->outside && pipe->bytes != std::get<PipeEnd>(living.object).bytes)
@@ -326,11 +337,25 @@ class Planner {
     }
   }
 
-  // Of self-contained objects.
+  void put_right_terminal(std::size_t wanted, const model::Terminal& terminal, const model::Terminal& living,
+                          RemoteFd fd) {
+    if (!terminal.hung_up && living.hung_up)
+      plan_.notes.push_back(name(wanted) + ": the terminal has hung up since the snapshot and cannot come back");
+    if (CannotMake cannot = cannot_put_right(terminal, living); !cannot.reason.empty())
+      refuse(wanted, std::move(cannot.reason), std::move(cannot.hint));
+    if (changes(terminal, living).empty() && !always_put_right(terminal)) return;
+    // Masters last: what is done to the slave leaves status bytes there.
+    (terminal.master ? contents_ : rights_)
+        .emplace_back(
+            PutRight{wanted, *matches_.living_of[wanted], fd, model::words_of(wanted_.file(wanted).object).kind});
+  }
+
+  // Of self-contained objects and terminals.
   [[nodiscard]] static std::vector<std::string> changes_of(const OpenFile& wanted, const OpenFile& living) {
     return std::visit(
         [&]<class T>(const T& object) -> std::vector<std::string> {
-          if constexpr (model::SelfContained<T>) return changes(object, std::get<T>(living.object));
+          if constexpr (model::SelfContained<T> || std::is_same_v<T, model::Terminal>)
+            return changes(object, std::get<T>(living.object));
           return {};
         },
         wanted.object);
@@ -528,6 +553,7 @@ std::string text(const DescriptorOperation& operation) {
             return fmt::format("make a pipe: read end {}, write end {}", pipe_end(o.read_end), pipe_end(o.write_end));
           },
           [](const MakeSelfContained& o) { return fmt::format("make {}: file {}", o.kind, o.file); },
+          [](const OpenTerminal& o) { return fmt::format("open the terminal again: file {}", o.file); },
           [](const MakeEpollSet& o) { return fmt::format("make an epoll set: file {}", o.file); },
           [](const MakeSocket& o) { return fmt::format("make a socket: file {}", o.file); },
           [](const MakeSocketPair& o) { return fmt::format("make a socket pair: files {} and {}", o.first, o.second); },

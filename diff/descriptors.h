@@ -40,6 +40,9 @@ struct MakeSelfContained {  // eventfd, timerfd ... (model/self_contained.h)
   std::size_t file;
   std::string kind;
 };
+struct OpenTerminal {  // by its name, and put right
+  std::size_t file;
+};
 struct MakeEpollSet {  // empty; Watch fills it
   std::size_t file;
 };
@@ -100,7 +103,7 @@ struct RefillPipe {  // `file` is the read end, `read_flags` the status flags th
   model::RemoteFd write_end;
   std::uint32_t read_flags;
 };
-struct PutRight {  // a self-contained object that is still there
+struct PutRight {  // a self-contained object, or a terminal, that is still there
   std::size_t file;
   std::size_t living;  // index into the living table's open_files
   model::RemoteFd fd;
@@ -119,9 +122,9 @@ struct Watch {
 };
 
 using DescriptorOperation =
-    std::variant<TakeHeld, TakeLiving, MakePipe, MakeSelfContained, MakeEpollSet, MakeSocket, MakeSocketPair,
-                 MakeHungUp, SetOption, Unwatch, CloseDescriptor, Place, SetCloseOnExec, SetStatusFlags, SetOwner, Seek,
-                 Unlock, RefillPipe, PutRight, Listen, Watch>;
+    std::variant<TakeHeld, TakeLiving, MakePipe, MakeSelfContained, OpenTerminal, MakeEpollSet, MakeSocket,
+                 MakeSocketPair, MakeHungUp, SetOption, Unwatch, CloseDescriptor, Place, SetCloseOnExec, SetStatusFlags,
+                 SetOwner, Seek, Unlock, RefillPipe, PutRight, Listen, Watch>;
 
 // One line for --dry-run: "close descriptor 9".
 std::string text(const DescriptorOperation& operation);

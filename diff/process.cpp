@@ -118,6 +118,12 @@ class Planner {
       same(fmt::format("{} namespace", model::kNamespaces[i]), wanted_.namespaces[i], living_.namespaces[i],
            kNewSnapshot);
     }
+    // One that is lost is noted: it may have hung up, and mostly has (diff/terminals.h refuses the rest).
+    if (living_.controlling_terminal == 0 && wanted_.controlling_terminal != 0) {
+      plan_.notes.emplace_back("the task has lost its controlling terminal since, which cannot come back");
+    } else {
+      same("controlling terminal", wanted_.controlling_terminal, living_.controlling_terminal, kNewSnapshot);
+    }
     if (wanted_.parent != living_.parent) {  // only its parent's death gives a task another parent
       plan_.notes.push_back(
           fmt::format("parent {} has ended since; the task's parent stays {}", wanted_.parent, living_.parent));

@@ -15,6 +15,7 @@
 #include "model/ids.h"
 #include "model/self_contained.h"
 #include "model/sockets.h"
+#include "model/terminals.h"
 #include "model/words.h"
 
 namespace relive::model {
@@ -42,7 +43,7 @@ struct UnhandledFile {
 Words words(const UnhandledFile& file);
 
 using FileObject = std::variant<RegularFile, DeviceFile, PipeEnd, EventCounter, EpollSet, Socket,  //
-                                TimerFile, SignalFile,                                             //
+                                TimerFile, SignalFile, Terminal,                                   //
                                 UnhandledFile>;
 
 struct OpenFile {

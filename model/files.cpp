@@ -12,7 +12,7 @@ Words words(const RegularFile& file) {
 }
 
 Words words(const DeviceFile& file) {
-  return {.kind = file.terminal ? "terminal" : "device", .detail = file.path, .phrase = file.path};
+  return {.kind = "device", .detail = file.path, .phrase = file.path};
 }
 
 Words words(const PipeEnd& pipe) {

@@ -27,14 +27,12 @@ struct RegularFile {
   bool operator==(const RegularFile&) const = default;
 };
 
-// A memory device (/dev/null, /dev/zero, /dev/urandom ...) or a terminal. A terminal's settings are no part of a
-// snapshot.
+// A memory device (/dev/null, /dev/zero, /dev/urandom ...), or an O_PATH reference to a terminal.
 struct DeviceFile {
   std::string path;
   FileIdentity identity;
   std::uint64_t device_number = 0;  // st_rdev
   std::int64_t position = 0;
-  bool terminal = false;
   bool operator==(const DeviceFile&) const = default;
 };
 

@@ -167,10 +167,9 @@ TEST(DescriptorPlanTest, APipeOutOfTheTaskThatWasClosedIsRefusedByName) {
 
 TEST(DescriptorPlanTest, AFileInAnEpollSetMayNotBeHeldAndIsRefusedWhenClosed) {
   Builder wanted;
-  OpenFile terminal{.status_flags = O_RDWR,
-                    .watched = true,
-                    .object = model::DeviceFile{.path = "/dev/pts/3", .identity = {1, 2}, .terminal = true}};
-  wanted.at(0, wanted.file(terminal));
+  OpenFile device{
+      .status_flags = O_RDWR, .watched = true, .object = model::DeviceFile{.path = "/dev/null", .identity = {1, 2}}};
+  wanted.at(0, wanted.file(device));
   EXPECT_THAT(plan_descriptors(wanted.table, {}).refusals, SizeIs(1));
 }
 
@@ -301,6 +300,7 @@ struct Kernel {
     make_spare(o.first);
     make_spare(o.second);
   }
+  void operator()(const diff::OpenTerminal& o) { make_spare(o.file); }
   void operator()(const diff::MakeHungUp& o) { make_spare(o.file); }
   void operator()(const diff::SetOption&) {}
   void operator()(const diff::Unwatch& o) {
