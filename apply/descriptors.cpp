@@ -97,6 +97,8 @@ class Executor {
 
   Result<void> operator()(const diff::MakeSocket& op) { return carry_out(maker_, wanted_, op); }
   Result<void> operator()(const diff::MakeSocketPair& op) { return carry_out(maker_, wanted_, op); }
+  Result<void> operator()(const diff::MakeConnection& op) { return carry_out(maker_, wanted_, op); }
+  Result<void> operator()(const diff::RefillConnection& op) { return carry_out(maker_, wanted_, op); }
   Result<void> operator()(const diff::MakeHungUp& op) { return carry_out(maker_, wanted_, op); }
   Result<void> operator()(const diff::SetOption& op) { return carry_out(maker_, op); }
 

@@ -1,6 +1,8 @@
 #include "apply/sockets.h"
 
 #include <fmt/format.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -12,6 +14,7 @@
 #include <cstring>
 
 #include "apply/hung_up.h"
+#include "apply/repaired_pair.h"
 #include "base/fault.h"
 #include "capture/descriptors.h"
 
@@ -145,6 +148,24 @@ Result<void> send_from(FileMaker& maker, RemoteFd sender, const std::vector<std:
   return fail(ErrorKind::refused, "the unread bytes of a socket pair do not fit into a new one");
 }
 
+bool has_no_delay(const Socket& socket) {
+  return std::ranges::any_of(socket.options, [](const model::SocketOption& option) {
+    return option.level == IPPROTO_TCP && option.name == TCP_NODELAY &&
+           std::ranges::any_of(option.value, [](std::byte byte) { return byte != std::byte{0}; });
+  });
+}
+
+// Our sockets belong to our network namespace.
+Result<RepairedPair> repair(FileMaker& maker, const Socket& one, const Socket& other) {
+  struct stat ours{};
+  struct stat theirs{};
+  const std::string there = fmt::format("/proc/{}/ns/net", maker.visit().task().pid().value);
+  if (::stat("/proc/self/ns/net", &ours) != 0 || ::stat(there.c_str(), &theirs) != 0) return fail_errno("stat", there);
+  if (ours.st_ino != theirs.st_ino || ours.st_dev != theirs.st_dev)
+    return fail(ErrorKind::permission, "the task is in another network namespace");
+  return make_repaired_pair(one, other, set_options);
+}
+
 Result<void> shut_down(int ours, int how) {
   if (how == 0) return {};
   if (::shutdown(ours, how - 1) != 0)
@@ -181,6 +202,44 @@ Result<void> carry_out(FileMaker& maker, const DescriptorTable& wanted, const di
   RELIVE_TRY(send_from(maker, first, other.received));
   RELIVE_TRY(shut_down(ours.get(), one.shutdown));
   return shut_down(others.get(), other.shutdown);
+}
+
+Result<void> carry_out(FileMaker& maker, const DescriptorTable& wanted, const diff::MakeConnection& op) {
+  const Socket& one = socket_of(wanted, op.first);
+  const Socket& other = socket_of(wanted, op.second);
+  auto pair = repair(maker, one, other);
+  if (!pair && pair.error().kind == ErrorKind::permission) {
+    maker.workshop().notes.push_back(
+        fmt::format("{}: closed since the snapshot and not made again ({}); the program will see the end of the "
+                    "connection",
+                    model::words(one).phrase, pair.error().what));
+    RELIVE_TRY(carry_out(maker, wanted, diff::MakeHungUp{op.first}));
+    return carry_out(maker, wanted, diff::MakeHungUp{op.second});
+  }
+  if (!pair) return std::unexpected(std::move(pair).error());
+  RELIVE_TRY(maker.give(op.first, pair->first.get()));
+  return maker.give(op.second, pair->second.get());
+}
+
+Result<void> carry_out(FileMaker& maker, const DescriptorTable& wanted, const diff::RefillConnection& op) {
+  const std::vector<std::byte>& bytes = socket_of(wanted, op.file).received;
+  RELIVE_TRY(maker.drain(op.reader, wanted.open_files.at(op.file).status_flags));
+  if (bytes.empty()) return {};
+  const auto there = RELIVE_TRY(maker.visit().arena().put(bytes));
+  // Without Nagle's delay, whatever is not acknowledged yet: what was unread is to be there when the program looks.
+  const auto set_nodelay = [&](int value) -> Result<void> {
+    const auto at = RELIVE_TRY(maker.visit().arena().put_value(value));
+    maker.commit(fmt::format("setsockopt {} TCP_NODELAY {}", op.writer.value, value), SYS_setsockopt,
+                 {FileMaker::number(op.writer), IPPROTO_TCP, TCP_NODELAY, at.value, sizeof value});
+    return {};
+  };
+  const auto sender = std::ranges::find(wanted.descriptors, op.writer, &model::Descriptor::fd);
+  const bool no_delay = has_no_delay(socket_of(wanted, sender->open_file));
+  if (!no_delay) RELIVE_TRY(set_nodelay(1));
+  // Never short: the connection is empty by now, and diff::kMostRefilled fits into any (diff/sockets.cpp).
+  maker.commit(fmt::format("send {} bytes from {} to {}", bytes.size(), op.writer.value, op.reader.value), SYS_sendto,
+               {FileMaker::number(op.writer), there.value, bytes.size(), MSG_DONTWAIT | MSG_NOSIGNAL, 0, 0});
+  return no_delay ? Result<void>{} : set_nodelay(0);
 }
 
 Result<void> carry_out(FileMaker& maker, const DescriptorTable& wanted, const diff::MakeHungUp& op) {

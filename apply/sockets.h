@@ -14,10 +14,14 @@ namespace relive::apply {
 // Errors: refused (the address is taken or gone, unread bytes do not fit), system, injected.
 Result<void> carry_out(FileMaker& maker, const model::DescriptorTable& wanted, const diff::MakeSocket& op);
 Result<void> carry_out(FileMaker& maker, const model::DescriptorTable& wanted, const diff::MakeSocketPair& op);
+// By TCP repair; where that is not permitted (or the task is in another network namespace), both ends become sockets
+// whose peer is gone, and a note says so.
+Result<void> carry_out(FileMaker& maker, const model::DescriptorTable& wanted, const diff::MakeConnection& op);
 Result<void> carry_out(FileMaker& maker, const model::DescriptorTable& wanted, const diff::MakeHungUp& op);
 // On a living socket, with its inverse in the undo log.
 Result<void> carry_out(FileMaker& maker, const diff::SetOption& op);
-// A commit operation.
+// Commit operations.
+Result<void> carry_out(FileMaker& maker, const model::DescriptorTable& wanted, const diff::RefillConnection& op);
 Result<void> carry_out(FileMaker& maker, const diff::Listen& op);
 
 }  // namespace relive::apply

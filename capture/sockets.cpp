@@ -212,6 +212,10 @@ Result<model::FileObject> read_socket(int duplicate, std::uint64_t inode, UnixDi
     return unhandled("listening socket with a filter");
   if (socket.state == SocketState::hung_up) socket.received = RELIVE_TRY(peek_received(duplicate));
   socket.options = read_socket_options(duplicate, family);
+  if (socket.state == SocketState::connected)  // for bind(2) alone, and fixed by it
+    std::erase_if(socket.options, [](const model::SocketOption& option) {
+      return option.level == IPPROTO_IPV6 && option.name == IPV6_V6ONLY;
+    });
   return model::FileObject(std::move(socket));
 }
 

@@ -21,6 +21,9 @@ Result<void> complete_pipes(const Survey& survey);
 Result<void> complete_epoll_sets(const Survey& survey);
 // Unix sockets: peers outside are none of ours; between two sockets of the task, the unread bytes are.
 Result<void> complete_unix_sockets(const Survey& survey);
+// TCP connections from the task to itself, both ends established and nothing under way: each other's inode and the
+// unread bytes. Others count as connections to a peer outside.
+Result<void> complete_tcp_pairs(const Survey& survey);
 
 // Which pseudo-terminals have both ends in the task.
 void complete_terminals(const Survey& survey);

@@ -201,7 +201,7 @@ class Planner {
                      [&](const PipeEnd& pipe) { make_pipe(wanted, pipe); },
                      [&](const model::SelfContained auto& object) { make_self_contained(wanted, cannot_make(object)); },
                      [&](const EpollSet&) { made_.emplace_back(MakeEpollSet{wanted}); },
-                     [&](const Socket&) { take(make_socket(wanted, wanted_)); },
+                     [&](const Socket&) { take(make_socket(wanted, wanted_, matches_)); },
                      [&](const model::UnhandledFile& other) {
                        refuse(wanted, fmt::format("this release does not roll back a {}", other.what));
                      },
@@ -257,6 +257,7 @@ class Planner {
     made_.insert(made_.end(), part.made.begin(), part.made.end());
     rights_.insert(rights_.end(), part.rights.begin(), part.rights.end());
     std::ranges::move(part.notes, std::back_inserter(plan_.notes));
+    std::ranges::move(part.refusals, std::back_inserter(plan_.refusals));
   }
 
   // ------------------------------------------------------------------ numbers
@@ -522,6 +523,9 @@ class Planner {
   }
 
   void assemble() {
+    // A listening socket cannot be bound while a connection of its port stands; the other way round it can.
+    std::ranges::stable_partition(
+        made_, [](const DescriptorOperation& operation) { return !std::holds_alternative<MakeConnection>(operation); });
     note_outside();
     for (auto* const part : {&made_, &unwatches_, &closes_, &places_, &rights_, &contents_, &watches_}) {
       plan_.operations.insert(plan_.operations.end(), part->begin(), part->end());
@@ -557,6 +561,12 @@ std::string text(const DescriptorOperation& operation) {
           [](const MakeEpollSet& o) { return fmt::format("make an epoll set: file {}", o.file); },
           [](const MakeSocket& o) { return fmt::format("make a socket: file {}", o.file); },
           [](const MakeSocketPair& o) { return fmt::format("make a socket pair: files {} and {}", o.first, o.second); },
+          [](const MakeConnection& o) {
+            return fmt::format("make a TCP connection: files {} and {}", o.first, o.second);
+          },
+          [](const RefillConnection& o) {
+            return fmt::format("socket {} -> {}: put its unread bytes back", o.writer.value, o.reader.value);
+          },
           [](const MakeHungUp& o) { return fmt::format("make a socket whose peer is gone: file {}", o.file); },
           [](const Unwatch& o) { return fmt::format("epoll set {}: watch {} no more", o.epoll.value, o.fd.value); },
           [](const CloseDescriptor& o) { return fmt::format("close descriptor {}", o.fd.value); },

@@ -53,6 +53,10 @@ struct MakeSocketPair {  // with the unread bytes of both
   std::size_t first;
   std::size_t second;
 };
+struct MakeConnection {  // both ends of a TCP connection, with the unread bytes of both
+  std::size_t first;
+  std::size_t second;
+};
 struct MakeHungUp {  // a stream socket whose peer is gone: what was unread, then end of file
   std::size_t file;
 };
@@ -109,6 +113,11 @@ struct PutRight {  // a self-contained object, or a terminal, that is still ther
   model::RemoteFd fd;
   std::string kind;
 };
+struct RefillConnection {  // `file` is the reading end of a TCP connection inside the task, `writer` the other one
+  std::size_t file;
+  model::RemoteFd reader;
+  model::RemoteFd writer;
+};
 struct Listen {
   model::RemoteFd fd;
   int backlog;
@@ -123,8 +132,8 @@ struct Watch {
 
 using DescriptorOperation =
     std::variant<TakeHeld, TakeLiving, MakePipe, MakeSelfContained, OpenTerminal, MakeEpollSet, MakeSocket,
-                 MakeSocketPair, MakeHungUp, SetOption, Unwatch, CloseDescriptor, Place, SetCloseOnExec, SetStatusFlags,
-                 SetOwner, Seek, Unlock, RefillPipe, PutRight, Listen, Watch>;
+                 MakeSocketPair, MakeConnection, MakeHungUp, SetOption, Unwatch, CloseDescriptor, Place, SetCloseOnExec,
+                 SetStatusFlags, SetOwner, Seek, Unlock, RefillPipe, PutRight, RefillConnection, Listen, Watch>;
 
 // One line for --dry-run: "close descriptor 9".
 std::string text(const DescriptorOperation& operation);

@@ -32,6 +32,9 @@ constexpr KindRule kKindRules[] = {
     {"socket, fresh, bound or listening (TCP, unix)", "address, options, backlog", "connections waiting to be accepted",
      "made anew; refused if the address was taken by somebody else"},
     {"unix socket pair inside the task", "unread bytes, options, shutdown", "", "made anew, with its bytes"},
+    {"TCP connection inside the task", "unread bytes, options", "bytes under way, a half that was closed since",
+     "both ends closed: made anew with its addresses and bytes (TCP repair; without CAP_NET_ADMIN both are gone); one: "
+     "gone"},
     {"connection to a peer outside (TCP, unix)", "flags, options", "the connection and what is under way in it",
      "gone: the number gets a stream socket whose peer has hung up"},
 };

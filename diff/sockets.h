@@ -26,9 +26,10 @@ struct SocketPart {
   std::vector<DescriptorOperation> made;    // prepared
   std::vector<DescriptorOperation> rights;  // committed, when the numbers are the wanted table's
   std::vector<std::string> notes;
+  std::vector<Refusal> refusals;
 };
 // What makes the wanted socket anew. REQUIRES: it has no living one.
-[[nodiscard]] SocketPart make_socket(std::size_t wanted, const Table& wanted_table);
+[[nodiscard]] SocketPart make_socket(std::size_t wanted, const Table& wanted_table, const Matches& matches);
 // What puts its living one right.
 [[nodiscard]] SocketPart put_right_socket(std::size_t wanted, const Table& wanted_table, const Table& living_table,
                                           const Matches& matches);

@@ -39,7 +39,7 @@ std::string phrase_of(const Socket& socket) {
     case SocketState::listening:
       return fmt::format("{} listening at {}", kind, address_text(socket.local));
     case SocketState::connected:
-      if (socket.peer_inode != 0) return "unix socket to another one of the task";
+      if (socket.peer_inode != 0 && socket.family == AF_UNIX) return "unix socket to another one of the task";
       return fmt::format("{} {} -> {}", kind, address_text(socket.local), address_text(socket.peer));
     case SocketState::hung_up:
       return fmt::format("{} whose peer is gone", kind);

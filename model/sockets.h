@@ -36,7 +36,7 @@ struct Socket {
   std::vector<std::byte> local;  // sockaddr
   std::vector<std::byte> peer;
   int backlog = 0;
-  std::uint64_t peer_inode = 0;  // the other end, when it is a unix socket of this task; else 0
+  std::uint64_t peer_inode = 0;  // the other end, when it is a socket of this task; else 0
   int shutdown = 0;              // RCV_SHUTDOWN 1, SEND_SHUTDOWN 2, as sock_diag(7) tells it; where peer_inode is known
   std::vector<std::byte> received;  // unread bytes, captured only when the peer is the task's own, or gone
   std::vector<SocketOption> options;

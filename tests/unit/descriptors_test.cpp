@@ -301,6 +301,11 @@ struct Kernel {
     make_spare(o.second);
   }
   void operator()(const diff::OpenTerminal& o) { make_spare(o.file); }
+  void operator()(const diff::MakeConnection& o) {
+    make_spare(o.first);
+    make_spare(o.second);
+  }
+  void operator()(const diff::RefillConnection&) {}
   void operator()(const diff::MakeHungUp& o) { make_spare(o.file); }
   void operator()(const diff::SetOption&) {}
   void operator()(const diff::Unwatch& o) {
@@ -558,7 +563,7 @@ TEST(DescriptorTextTest, TheDocumentShowsTheRules) {
   std::stringstream text;
   text << file.rdbuf();
   EXPECT_THAT(text.str(), HasSubstr(diff::kind_rules_markdown()))
-      << "docs/descriptors.md is not what diff/descriptors.cpp says; the table is:\n"
+      << "docs/descriptors.md is not what diff/kind_rules.cpp says; the table is:\n"
       << diff::kind_rules_markdown();
 }
 
