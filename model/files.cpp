@@ -11,9 +11,7 @@ Words words(const RegularFile& file) {
   return {.kind = file.directory ? "directory" : "file", .detail = std::move(text), .phrase = file.path};
 }
 
-Words words(const DeviceFile& file) {
-  return {.kind = "device", .detail = file.path, .phrase = file.path};
-}
+Words words(const DeviceFile& file) { return {.kind = "device", .detail = file.path, .phrase = file.path}; }
 
 Words words(const PipeEnd& pipe) {
   const char* const end = pipe.write_end ? "write" : "read";
