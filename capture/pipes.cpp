@@ -3,8 +3,8 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <array>
+#include <set>
 
 #include "capture/opened.h"
 #include "capture/survey.h"
@@ -52,13 +52,13 @@ Result<model::FileObject> read_pipe(const Opened& opened) {
 }
 
 Result<void> complete_pipes(const Survey& survey) {
+  std::set<std::pair<model::FileIdentity, bool>> ends;  // pipe, is it the write end?
+  for (const OpenFile& file : survey.table.open_files)
+    if (const auto* const end = std::get_if<PipeEnd>(&file.object)) ends.emplace(end->identity, end->write_end);
   for (std::size_t index = 0; index < survey.table.open_files.size(); ++index) {
     auto* const end = std::get_if<PipeEnd>(&survey.table.open_files[index].object);
     if (end == nullptr) continue;
-    const bool whole = std::ranges::any_of(survey.table.open_files, [&](const OpenFile& other) {
-      const auto* const partner = std::get_if<PipeEnd>(&other.object);
-      return partner != nullptr && partner->identity == end->identity && partner->write_end != end->write_end;
-    });
+    const bool whole = ends.contains({end->identity, !end->write_end});
     const UniqueFd duplicate = RELIVE_TRY(survey.visit.task().borrow(survey.first[index]));
     // No partner here: poll says whether there is one at all (POLLHUP: no writer, POLLERR: no reader; pipe(7)).
     pollfd one{.fd = duplicate.get(), .events = 0, .revents = 0};

@@ -157,9 +157,8 @@ class Planner {
     if (pipe.outside) return true;
     const model::FileIdentity living_identity = living_.as<PipeEnd>(*matches_.living_of[index])->identity;
     bool partner = false;
-    for (std::size_t other = 0; other < wanted_.files(); ++other) {
+    for (const std::size_t other : wanted_.ends_of(pipe.identity)) {
       const auto* const end = wanted_.as<PipeEnd>(other);
-      if (end == nullptr || end->identity != pipe.identity) continue;
       if (!matches_.living_of[other] || living_.as<PipeEnd>(*matches_.living_of[other])->identity != living_identity)
         return false;
       partner = partner || end->write_end != pipe.write_end;
@@ -171,17 +170,12 @@ class Planner {
     return partner || (pipe.bytes == living.bytes && !living.outside && !has_partner(living));
   }
   [[nodiscard]] bool has_partner(const PipeEnd& pipe) const {
-    for (std::size_t other = 0; other < living_.files(); ++other) {
-      const auto* const end = living_.as<PipeEnd>(other);
-      if (end != nullptr && end->identity == pipe.identity && end->write_end != pipe.write_end) return true;
-    }
-    return false;
+    return std::ranges::any_of(living_.ends_of(pipe.identity), [&](std::size_t other) {
+      return living_.as<PipeEnd>(other)->write_end != pipe.write_end;
+    });
   }
   void unmatch_pipe(model::FileIdentity identity) {
-    for (std::size_t other = 0; other < wanted_.files(); ++other) {
-      if (const auto* const end = wanted_.as<PipeEnd>(other); end != nullptr && end->identity == identity)
-        unmatch(other);
-    }
+    for (const std::size_t other : wanted_.ends_of(identity)) unmatch(other);
   }
 
   // ------------------------------------------------------------------ what has no living file
@@ -239,9 +233,8 @@ class Planner {
       return;
     }
     MakePipe make;
-    for (std::size_t other = 0; other < wanted_.files(); ++other) {
+    for (const std::size_t other : wanted_.ends_of(pipe.identity)) {
       const auto* const end = wanted_.as<PipeEnd>(other);
-      if (end == nullptr || end->identity != pipe.identity) continue;
       if (other < wanted) return;  // made with that one
       auto& slot = end->write_end ? make.write_end : make.read_end;
       if (slot) {
@@ -371,18 +364,13 @@ class Planner {
         wanted.object);
   }
 
+  // One refill a pipe, however many descriptions read it.
   void refill(std::size_t wanted, const PipeEnd& pipe, RemoteFd fd) {
-    for (std::size_t other = 0; other < wanted_.files(); ++other) {
-      const auto* const end = wanted_.as<PipeEnd>(other);
-      if (end == nullptr || end->identity != pipe.identity || !end->write_end) continue;
-      // One refill a pipe, however many descriptions read it.
-      for (std::size_t before = 0; before < wanted; ++before) {
-        const auto* const reader = wanted_.as<PipeEnd>(before);
-        if (reader != nullptr && reader->identity == pipe.identity && !reader->write_end) return;
-      }
-      contents_.emplace_back(RefillPipe{wanted, fd, wanted_.numbers(other).front(), wanted_.file(wanted).status_flags});
-      return;
-    }
+    const auto ends = wanted_.ends_of(pipe.identity);
+    const auto is_writer = [&](std::size_t index) { return wanted_.as<PipeEnd>(index)->write_end; };
+    const auto writer = std::ranges::find_if(ends, is_writer);
+    if (writer == ends.end() || *std::ranges::find_if_not(ends, is_writer) != wanted) return;
+    contents_.emplace_back(RefillPipe{wanted, fd, wanted_.numbers(*writer).front(), wanted_.file(wanted).status_flags});
   }
 
   // ------------------------------------------------------------------ epoll sets

@@ -8,6 +8,10 @@ namespace relive::diff {
 
 Table::Table(const model::DescriptorTable& table) : table_(table), numbers_(table.open_files.size()) {
   for (const model::Descriptor& descriptor : table.descriptors) numbers_[descriptor.open_file].push_back(descriptor.fd);
+  for (std::size_t index = 0; index < files(); ++index) {
+    if (const auto* const socket = as<model::Socket>(index)) sockets_.emplace(socket->inode, index);
+    if (const auto* const pipe = as<model::PipeEnd>(index)) pipes_[pipe->identity].push_back(index);
+  }
 }
 
 const model::Descriptor* Table::at(model::RemoteFd fd) const {
@@ -16,10 +20,14 @@ const model::Descriptor* Table::at(model::RemoteFd fd) const {
 }
 
 std::optional<std::size_t> Table::socket_with_inode(std::uint64_t inode) const {
-  for (std::size_t index = 0; inode != 0 && index < files(); ++index) {
-    if (const auto* const socket = as<model::Socket>(index); socket != nullptr && socket->inode == inode) return index;
-  }
-  return std::nullopt;
+  const auto found = sockets_.find(inode);
+  return found == sockets_.end() ? std::nullopt : std::optional(found->second);
+}
+
+std::span<const std::size_t> Table::ends_of(model::FileIdentity pipe) const {
+  const auto found = pipes_.find(pipe);
+  if (found == pipes_.end()) return {};
+  return found->second;
 }
 
 std::string Table::name(std::size_t index) const {

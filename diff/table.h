@@ -3,7 +3,9 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <optional>
+#include <span>
 #include <variant>
 #include <vector>
 
@@ -24,13 +26,18 @@ class Table {
   [[nodiscard]] const T* as(std::size_t index) const {
     return std::get_if<T>(&table_.open_files[index].object);
   }
+  // None for 0.
   [[nodiscard]] std::optional<std::size_t> socket_with_inode(std::uint64_t inode) const;
+  // The open files that are ends of one pipe, by index, ascending.
+  [[nodiscard]] std::span<const std::size_t> ends_of(model::FileIdentity pipe) const;
   // For people: "descriptor 5 (socket ...)", by the file's lowest number.
   [[nodiscard]] std::string name(std::size_t index) const;
 
  private:
   const model::DescriptorTable& table_;
   std::vector<std::vector<model::RemoteFd>> numbers_;
+  std::map<std::uint64_t, std::size_t> sockets_;
+  std::map<model::FileIdentity, std::vector<std::size_t>> pipes_;
 };
 
 // Which living file is which wanted one, and the other way round: by index.

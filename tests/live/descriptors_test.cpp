@@ -990,8 +990,6 @@ INSTANTIATE_TEST_SUITE_P(
                       Refused{"unix_datagram", [] { return ::socket(AF_UNIX, SOCK_DGRAM, 0) >= 0; },
                               "is a unix datagram socket"},
                       Refused{"namespace", [] { return ::open("/proc/self/ns/net", O_RDONLY) >= 0; }, "namespace"},
-                      Refused{"pseudo_terminal_master", [] { return ::open("/dev/ptmx", O_RDWR | O_NOCTTY) >= 0; },
-                              "is a device (/dev/"},
                       Refused{"lock", locked_file, "holds a lock"},
                       Refused{"stale_epoll_entry", leading_elsewhere, "no longer under its number"},
                       Refused{"descriptor_under_way", descriptor_under_way, "carry descriptors"}),
