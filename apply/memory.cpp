@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bitset>
 #include <cerrno>
 #include <fstream>
 #include <map>
@@ -110,7 +111,7 @@ struct Rights {
   AddressRange range;
   int protection = 0;
   std::uint32_t key = 0;
-  bool keyed = false;  // the protection key is to be set too
+  bool keyed = false;  // `key` is to be set too; else it stays, or is the one of execute-only memory
   bool operator==(const Rights&) const = default;
 };
 
@@ -506,6 +507,20 @@ class MemoryWork {
     return place;
   }
 
+  // The key of execute-only memory comes with PROT_EXEC (capture::settable_keys).
+  Result<Rights> rights(Rights wanted) {
+    if (!wanted.keyed || wanted.key == 0 || RELIVE_TRY(can_set_key(wanted.key))) return wanted;
+    if (wanted.protection == PROT_EXEC) return Rights{wanted.range, PROT_EXEC, 0, false};
+    return fail(ErrorKind::refused,
+                fmt::format("memory at {} is under protection key {}", at_text(wanted.range), wanted.key),
+                "the key was freed since (pkey_free(2))");
+  }
+
+  Result<bool> can_set_key(std::uint32_t key) {
+    if (!settable_keys_) settable_keys_ = RELIVE_TRY(capture::settable_keys(workshop_.visit));
+    return key < settable_keys_->size() && settable_keys_->test(key);
+  }
+
   // Rights are given now, which may fail, and taken in the commit, which may not.
   Result<void> grant_rights() {
     std::vector<Rights> before;
@@ -515,12 +530,13 @@ class MemoryWork {
       const Mapping& wanted = *piece.wanted;
       const Mapping& living = *piece.living;
       const bool written = is_written(piece.range);
+      const bool same = wanted.protection() == living.protection() && wanted.protection_key == living.protection_key;
+      if (same && !written) continue;
       const bool keyed = wanted.protection_key != 0 || living.protection_key != 0;
-      const Rights last{piece.range, wanted.protection(), wanted.protection_key, keyed};
-      const Rights now{piece.range, living.protection(), living.protection_key, keyed};
+      const Rights last = RELIVE_TRY(rights({piece.range, wanted.protection(), wanted.protection_key, keyed}));
+      const Rights now = RELIVE_TRY(rights({piece.range, living.protection(), living.protection_key, keyed}));
       // While the work goes on no protection key stands in the way of the copying.
-      const Rights working{piece.range, working_protection(wanted, written), written ? 0 : wanted.protection_key,
-                           keyed};
+      const Rights working = written ? Rights{piece.range, working_protection(wanted, written), 0, keyed} : last;
       const bool grants = (working.protection & ~now.protection) != 0 || working.key != now.key;
       if (grants) {
         add(before, now);
@@ -721,6 +737,7 @@ class MemoryWork {
   Steps steps_;
   std::vector<Made> made_;
   std::vector<Rights> final_rights_;
+  std::optional<std::bitset<16>> settable_keys_;
   std::map<std::uint64_t, RemoteFd> given_;  // by hold key: in the task
   std::map<std::uint64_t, int> ours_;        // the same files, here
   std::vector<UniqueFd> opened_;

@@ -1,5 +1,6 @@
 #include "capture/memory.h"
 
+#include <cpuid.h>
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/mman.h>
@@ -9,6 +10,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <charconv>
 #include <cstring>
 #include <filesystem>
@@ -150,6 +152,24 @@ Result<model::MemoryLayout> read_layout(parasite::Visit& visit) {
   model::MemoryLayout layout = RELIVE_TRY(parse_layout(stat));
   layout.brk = static_cast<std::uint64_t>(RELIVE_TRY(visit.syscall("brk 0", SYS_brk, {0})));
   return layout;
+}
+
+bool processor_has_keys() {
+  constexpr unsigned kFeatures = 7, kOspke = 1U << 4;  // CPUID: structured features, ECX
+  unsigned a = 0;
+  unsigned b = 0;
+  unsigned c = 0;
+  unsigned d = 0;
+  return __get_cpuid_count(kFeatures, 0, &a, &b, &c, &d) != 0 && (c & kOspke) != 0;
+}
+
+// Has some of this memory a key, or does the task have one to give?
+Result<bool> uses_keys(parasite::Visit& visit, const std::vector<Mapping>& mappings) {
+  const auto has_key = [](const Mapping& mapping) {
+    return mapping.protection_key != 0 ||
+           (mapping.protection() == PROT_EXEC && mapping.source != MappingSource::kernel);
+  };
+  return std::ranges::any_of(mappings, has_key) || RELIVE_TRY(settable_keys(visit)).count() > 1;
 }
 
 // The identity by which the kernel names a file in a maps text. It is not always what fstat(2) says: below overlayfs
@@ -351,12 +371,27 @@ Result<model::Memory> read_memory_again(parasite::Visit& visit, const model::Mem
   const std::uint64_t locked = RELIVE_TRY(locked_bytes(visit.task().pid()));
   if (locked != 0 || before.locked_bytes != 0) return read_memory(visit);
   model::Memory memory;
-  memory.layout = RELIVE_TRY(read_layout(visit));
   memory.mappings =
       maps_text == before_text
           ? before.mappings
           : carry_marks(without(RELIVE_TRY(parse_maps(maps_text)), visit.session().own_ranges()), before.mappings);
+  if (processor_has_keys() && RELIVE_TRY(uses_keys(visit, memory.mappings))) return read_memory(visit);
+  memory.layout = RELIVE_TRY(read_layout(visit));
   return memory;
+}
+
+Result<std::bitset<16>> settable_keys(parasite::Visit& visit) {
+  std::bitset<16> keys{1};
+  if (!processor_has_keys()) return keys;
+  // pkey_mprotect(2) looks at the key before it looks whether anything is mapped there; nothing ever is.
+  constexpr std::uint64_t kNowhere = std::uint64_t{1} << 63;
+  parasite::Program probe;
+  for (std::size_t key = 0; key < keys.size(); ++key)
+    probe.syscall(fmt::format("is protection key {} allocated", key), SYS_pkey_mprotect,
+                  {kNowhere, kPageSize, PROT_NONE, key}, parasite::Program::OnError::go_on);
+  RELIVE_TRY(visit.run(probe));
+  for (std::size_t key = 1; key < keys.size(); ++key) keys.set(key, probe.result(key) == -ENOMEM);
+  return keys;
 }
 
 Result<UniqueFd> open_mapped_file(model::Pid pid, const Mapping& mapping) {

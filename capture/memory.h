@@ -6,13 +6,15 @@
 // rollback reads maps and carries the marks over from the snapshot where a mapping's object is the same
 // (read_memory_again).
 //
-// What carrying cannot see is mended by apply/memory, which states the wanted marks anew with madvise(2) on every
-// rollback (0.4 us a call, one call for many mappings). Three things stay unseen: a MADV_HUGEPAGE or MADV_NOHUGEPAGE
-// put on a mapping that had neither in the snapshot (no call takes them off again); anonymous memory mapped anew in the
-// very same place with the other choice of MAP_NORESERVE; and mlockall(MCL_FUTURE), which the kernel tells nobody.
-// Locks are counted in VmLck: where a task holds any, now or then, smaps is read.
+// A protection key (pkeys(7)) can change with nothing in maps to show for it: where the task uses any, smaps is read,
+// too. What carrying cannot see otherwise is mended by apply/memory, which states the wanted marks anew with madvise(2)
+// on every rollback (0.4 us a call, one call for many mappings). Three things stay unseen: a MADV_HUGEPAGE or
+// MADV_NOHUGEPAGE put on a mapping that had neither in the snapshot (no call takes them off again); anonymous memory
+// mapped anew in the very same place with the other choice of MAP_NORESERVE; and mlockall(MCL_FUTURE), which the kernel
+// tells nobody. Locks are counted in VmLck: where a task holds any, now or then, smaps is read.
 #pragma once
 
+#include <bitset>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -54,6 +56,12 @@ Result<model::Memory> read_memory(parasite::Visit& visit);
 // it equals `before_text` (the text that belongs to `before`) it is not parsed.
 Result<model::Memory> read_memory_again(parasite::Visit& visit, const model::Memory& before,
                                         std::string_view before_text, std::string_view maps_text);
+
+// The protection keys that the task can set: 0 and those that it has allocated; bit N for key N. The key of
+// execute-only memory is none of them: the kernel gives it by itself where PROT_EXEC alone is asked for
+// (execute_only_pkey() and mm_pkey_is_allocated() in arch/x86). Only 0 where the processor has no keys. Changes
+// nothing.
+Result<std::bitset<16>> settable_keys(parasite::Visit& visit);
 
 // Takes references of our own to the files that `memory` maps, one per file (model::hold_key): through
 // /proc/PID/map_files where this user may (CAP_CHECKPOINT_RESTORE), else by path, taken only if it is the very file,
