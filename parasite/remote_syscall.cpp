@@ -10,6 +10,8 @@
 
 #include <fmt/format.h>
 
+#include "base/fault.h"
+
 namespace relive::parasite {
 
 namespace {
@@ -51,32 +53,18 @@ Result<std::int64_t> remote_syscall(task::FrozenTask& task, model::Tid tid, cons
   registers.r9 = arg[5];
   RELIVE_TRY(task.set_registers(tid, registers));
   int stops = 0;
+  Result<void> passed;
   while (stops < 2) {
     const int status = RELIVE_TRY(task.run_until_stop(tid, PTRACE_SYSCALL));
-    if (WSTOPSIG(status) == (SIGTRAP | 0x80))
-      ++stops;  // PTRACE_O_TRACESYSGOOD; other stops (job control) are passed over
-    else if (status >> 16 == 0)
+    if (WSTOPSIG(status) == (SIGTRAP | 0x80)) {  // PTRACE_O_TRACESYSGOOD; other stops (job control) are passed over
+      if (++stops == 1) passed = fault_point(fmt::format("inside system call {}", number));
+    } else if (status >> 16 == 0) {
       return fail(ErrorKind::system,
                   fmt::format("thread {} got signal {} in a system call of relive's", tid.value, WSTOPSIG(status)));
-  }
-  return static_cast<std::int64_t>(RELIVE_TRY(task.registers(tid)).rax);
-}
-
-Result<model::TaskAddress> find_syscall_instruction(const task::FrozenTask& task, std::string_view maps_text) {
-  for (const bool any : {false, true}) {
-    std::size_t at = 0;
-    for (MapsLine line; next_line(maps_text, at, line);) {
-      if (line.permissions.size() < 3 || line.permissions[2] != 'x' || line.line.ends_with("[vsyscall]")) continue;
-      if (!any && !line.line.ends_with("[vdso]")) continue;
-      std::vector<std::byte> code(std::min<std::uint64_t>(line.range.size(), 1U << 20));
-      if (!task.read(model::TaskAddress{line.range.begin}, code)) continue;
-      for (std::size_t i = 0; i + 1 < code.size(); ++i) {
-        if (code[i] == std::byte{0x0f} && code[i + 1] == std::byte{0x05})
-          return model::TaskAddress{line.range.begin + i};
-      }
     }
   }
-  return fail(ErrorKind::refused, fmt::format("task {} has no system call instruction mapped", task.pid().value));
+  RELIVE_TRY(std::move(passed));
+  return static_cast<std::int64_t>(RELIVE_TRY(task.registers(tid)).rax);
 }
 
 Result<model::TaskAddress> find_gap(std::string_view maps_text, std::uint64_t bytes,

@@ -20,9 +20,6 @@ Result<std::int64_t> remote_syscall(task::FrozenTask& task, model::Tid tid, cons
                                     model::TaskAddress instruction, long number,
                                     std::initializer_list<std::uint64_t> arguments);
 
-// A `syscall` instruction of the vDSO, or, where that is not mapped, of any executable mapping.
-Result<model::TaskAddress> find_syscall_instruction(const task::FrozenTask& task, std::string_view maps_text);
-
 // One line of a maps text. Advances `at`; false at the end.
 struct MapsLine {
   AddressRange range;

@@ -25,8 +25,10 @@ namespace relive::parasite {
 
 class Session {
  public:
-  // Puts the parasite into a frozen task through its vDSO's system call instruction (the task's code is never patched).
-  // After a failure nothing of ours is left in the task.
+  // Puts the parasite into a frozen task through a system call instruction that it has (its code is never patched),
+  // after taking out what a dead keeper left there. After a failure nothing of ours is in the task. If we are killed
+  // meanwhile the task goes on as it was (parasite/way_home.h). Errors: busy, where another keeper has the task or a
+  // dead one's work is not yet done (parasite/remains.h); refused, where there is no way home.
   static Result<Session> infect(task::FrozenTask& task);
 
   // Unmaps code and arena; the last act of a clean cure. REQUIRES: no Visit. Nothing to do where an execve(2) did it.
@@ -54,6 +56,7 @@ class Session {
   std::map<model::Tid, user_regs_struct> broken_off_;
   Arena arena_;
   model::TaskAddress code_;
+  std::uint64_t inode_ = 0;  // of the parasite's memory file
   std::vector<AddressRange> own_ranges_;
 };
 
@@ -132,6 +135,10 @@ class Visit {
  private:
   struct State;
   Visit(task::FrozenTask& task, Session& session);
+  // The mask is changed only while the thread stands in the parasite, so that it comes back if we are killed in
+  // between.
+  Result<void> block_signals(const task::FrozenThread& thread);
+  Result<void> give_back(const task::FrozenThread& thread);
   Result<std::int64_t> trap_call(std::uint64_t action, std::uint64_t old_action);
   Result<void> run_at(model::Tid tid, model::TaskAddress program_address, const wire::Program& ran);
   Result<void> learn_descriptors();

@@ -183,7 +183,7 @@ Result<Visit> Visit::begin(task::FrozenTask& task, Session& session) {
   const std::uint64_t action[4] = {session.code_.value + wire::kTrapEntry, kRestorer | kNoDefer | kInfo,
                                    session.code_.value + wire::kRestorerEntry, ~0ULL};
   const TaskAddress action_address = RELIVE_TRY(arena.put(std::as_bytes(std::span(action))));
-  RELIVE_TRY(task.set_signal_mask(visit.driver_, parasite_mask(driver.signal_mask)));
+  RELIVE_TRY(visit.block_signals(driver));
   visit.state_->trap_taken = true;
   const std::int64_t result = RELIVE_TRY(visit.trap_call(
       action_address.value, arena.control_address().value + offsetof(wire::Control, saved_trap_action)));
@@ -191,6 +191,18 @@ Result<Visit> Visit::begin(task::FrozenTask& task, Session& session) {
     return fail_errno("rt_sigaction SIGTRAP", fmt::format("inside task {}", task.pid().value),
                       static_cast<int>(-result));
   return visit;
+}
+
+Result<void> Visit::block_signals(const task::FrozenThread& thread) {
+  const State::Block& block = state_->blocks.at(thread.tid);
+  RELIVE_TRY(task_->set_registers(thread.tid, enter(thread.registers, state_->code + wire::kLeaveEntry,
+                                                    arena().control_address(), block.piece.there, block.stack_top)));
+  return task_->set_signal_mask(thread.tid, parasite_mask(thread.signal_mask));
+}
+
+Result<void> Visit::give_back(const task::FrozenThread& thread) {
+  RELIVE_TRY(task_->set_signal_mask(thread.tid, thread.signal_mask));
+  return task_->set_registers(thread.tid, thread.registers);
 }
 
 Result<std::int64_t> Visit::trap_call(std::uint64_t action, std::uint64_t old_action) {
@@ -213,8 +225,7 @@ Visit::~Visit() {
         trap_call(arena().control_address().value + offsetof(wire::Control, saved_trap_action), 0);
     control.saved_trap_action[0] = wire::kNoTrapSaved;
   }
-  [[maybe_unused]] const auto a = task_->set_registers(driver_, driver->registers);
-  [[maybe_unused]] const auto b = task_->set_signal_mask(driver_, driver->signal_mask);
+  [[maybe_unused]] const auto given = give_back(*driver);
 }
 
 Result<void> Visit::run_at(Tid tid, TaskAddress program_address, const wire::Program& ran) {
@@ -265,12 +276,9 @@ Result<void> Visit::run_on(Tid tid, Program& program) {
   const ArenaPiece piece = RELIVE_TRY(arena().take(sizeof(wire::Program)));
   auto& ran = *reinterpret_cast<wire::Program*>(piece.here);
   RELIVE_TRY(put_program(arena(), program, ran));
-  RELIVE_TRY(task_->set_signal_mask(tid, parasite_mask(thread.signal_mask)));
+  RELIVE_TRY(block_signals(thread));
   const Result<void> outcome = run_at(tid, piece.there, ran);
-  if (task_->find(tid) != nullptr) {
-    RELIVE_TRY(task_->set_registers(tid, thread.registers));
-    RELIVE_TRY(task_->set_signal_mask(tid, thread.signal_mask));
-  }
+  if (task_->find(tid) != nullptr) RELIVE_TRY(give_back(thread));
   RELIVE_TRY(Result<void>(outcome));
   return take_results(arena(), ran, program, fmt::format("inside thread {}", tid.value));
 }
@@ -567,8 +575,7 @@ Result<void> Visit::commit(Program& program, std::vector<ThreadGoal>& goals) {
   if (const auto last = fault_point("commit: point of no return"); !last) {
     for (const task::FrozenThread& thread : task_->threads()) {
       if (thread.tid == driver_ || thread.born_here) continue;
-      RELIVE_TRY(task_->set_registers(thread.tid, thread.registers));
-      RELIVE_TRY(task_->set_signal_mask(thread.tid, thread.signal_mask));
+      RELIVE_TRY(give_back(thread));
     }
     return last;
   }

@@ -97,6 +97,18 @@ struct Control {
       saved_trap_action[4];  // the task's own SIGTRAP action (kernel layout) while relive's stands in its place
 };
 
+// Who put the parasite in, for another keeper that finds it. Lies in the arena's first page, behind Control.
+struct Owner {
+  std::uint64_t magic;  // kOwnerMagic
+  std::int32_t pid;     // of the keeper, in its own pid namespace
+  std::uint32_t user;
+  std::uint64_t start_time;     // field 22 of /proc/PID/stat: tells it from a later process with that id
+  std::uint64_t pid_namespace;  // inode of /proc/PID/ns/pid
+};
+inline constexpr std::uint64_t kOwnerMagic = 0x72656c6976650001;
+inline constexpr std::uint64_t kOwnerOffset = 2048;
+static_assert(sizeof(Control) <= kOwnerOffset);
+
 // The code begins with this table; offsets in bytes from the start of the parasite's code.
 inline constexpr std::uint64_t kRunEntry = 0;  // rbx: Control, rbp: ThreadBlock, rdi: Program; ends in the breakpoint
 inline constexpr std::uint64_t kLeaveEntry = 16;     // rbx: Control, rbp: ThreadBlock

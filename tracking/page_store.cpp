@@ -13,6 +13,7 @@
 
 #include <fmt/format.h>
 
+#include "parasite/remains.h"
 #include "tracking/slots.h"
 
 namespace relive::tracking {
@@ -157,9 +158,9 @@ PageStore::~PageStore() {
 }
 
 Result<PageStore> PageStore::create(parasite::Visit& visit) {
-  constexpr std::string_view kName = "relive-pages";
   std::array<std::byte, 16> name{};
-  std::memcpy(name.data(), kName.data(), kName.size());
+  static_assert(parasite::kPagesName.size() < name.size());
+  std::memcpy(name.data(), parasite::kPagesName.data(), parasite::kPagesName.size());
   const model::TaskAddress name_address = RELIVE_TRY(visit.arena().put(name));
   const model::TaskAddress spare = RELIVE_TRY(visit.spare_range(kFirstPages * kPageSize));
 
