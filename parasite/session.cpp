@@ -54,7 +54,7 @@ class Contact {
         thread_(other.thread_),
         home_(other.home_),
         base_(other.base_),
-        undo_(std::move(other.undo_)) {}
+        undo_(other.undo_) {}
   Contact& operator=(Contact&&) = delete;
   ~Contact() {
     if (task_ == nullptr) return;
