@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <map>
 
+#include "base/overloaded.h"
 #include "diff/self_contained.h"
 #include "diff/sockets.h"
 #include "diff/table.h"
@@ -25,11 +26,6 @@ using model::PipeEnd;
 using model::RegularFile;
 using model::RemoteFd;
 using model::Socket;
-
-template <class... Fs>
-struct Overloaded : Fs... {
-  using Fs::operator()...;
-};
 
 constexpr std::uint32_t kPrivateEvents = EPOLLWAKEUP | EPOLLONESHOT | EPOLLET | EPOLLEXCLUSIVE;
 constexpr std::uint32_t kAlwaysEvents = EPOLLERR | EPOLLHUP;

@@ -10,6 +10,8 @@
 #include <map>
 #include <string_view>
 
+#include "base/overloaded.h"
+
 namespace relive::diff {
 
 namespace {
@@ -19,11 +21,6 @@ constexpr std::int64_t kSecondNs = 1'000'000'000;
 constexpr std::int32_t kOwnThreadClock = -2;  // CLOCK_THREAD_CPUTIME_ID as /proc/PID/timers shows it
 constexpr int kDefault = 0;
 constexpr int kIgnore = 1;
-
-template <class... Ts>
-struct Overloaded : Ts... {
-  using Ts::operator()...;
-};
 
 std::string action_text(const model::SignalAction& action) {
   if (action.handler == kDefault) return "default";

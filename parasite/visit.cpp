@@ -20,6 +20,7 @@
 
 #include <fmt/format.h>
 
+#include "base/clock.h"
 #include "base/fault.h"
 #include "parasite/remote_syscall.h"
 #include "parasite/session.h"
@@ -67,12 +68,6 @@ Number number_or(std::string_view text, Number otherwise) {
   Number number{};
   const auto [end, code] = std::from_chars(text.data(), text.data() + text.size(), number);
   return code == std::errc{} ? number : otherwise;
-}
-
-std::int64_t now_ns() {
-  timespec now{};
-  ::clock_gettime(CLOCK_MONOTONIC, &now);
-  return static_cast<std::int64_t>(now.tv_sec) * 1'000'000'000 + now.tv_nsec;
 }
 
 }  // namespace
@@ -495,7 +490,7 @@ Result<void> Visit::create_thread(Tid tid, std::uint64_t fs_base, TaskAddress cl
   arguments.tls = fs_base;
   arguments.set_tid = RELIVE_TRY(arena().put_value(tid.value)).value;
   arguments.set_tid_size = 1;
-  const std::int64_t patience_ns = now_ns() + 5'000'000'000;
+  const std::uint64_t patience_ns = now_ns() + 5'000'000'000;
   for (int attempt = 0; attempt < 16; ++attempt) {
     const TaskAddress arguments_address = RELIVE_TRY(arena().put_value(arguments));
     Program program;
@@ -672,7 +667,7 @@ Result<void> Visit::depart() {
       return __atomic_load_n(&block->value().gone, __ATOMIC_ACQUIRE) != 0;
     });
   };
-  const std::int64_t deadline = now_ns() + 2'000'000'000;
+  const std::uint64_t deadline = now_ns() + 2'000'000'000;
   for (unsigned tries = 0; !all_gone(); ++tries) {
     if (now_ns() > deadline) break;  // starved: it goes when it runs
     if (tries < 200)

@@ -11,6 +11,7 @@
 
 #include <fmt/format.h>
 
+#include "base/clock.h"
 #include "base/fault.h"
 #include "capture/descriptors.h"
 #include "capture/memory.h"
@@ -42,7 +43,7 @@ std::string join(const std::vector<std::string>& lines) {
   return all;
 }
 
-std::uint64_t frozen_us(const task::FrozenTask& task) { return (Stopwatch::now_ns() - task.frozen_since_ns()) / 1000; }
+std::uint64_t frozen_us(const task::FrozenTask& task) { return (now_ns() - task.frozen_since_ns()) / 1000; }
 
 }  // namespace
 

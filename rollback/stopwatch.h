@@ -1,12 +1,12 @@
 // Named stretches of time, one after the other.
 #pragma once
 
-#include <time.h>
-
 #include <cstdint>
 #include <string>
 #include <utility>
 #include <vector>
+
+#include "base/clock.h"
 
 namespace relive::rollback {
 
@@ -26,11 +26,6 @@ class Stopwatch {
     last_ = now;
   }
   [[nodiscard]] std::vector<Stage> take() { return std::move(stages_); }
-  static std::uint64_t now_ns() {
-    timespec now{};
-    ::clock_gettime(CLOCK_MONOTONIC, &now);
-    return static_cast<std::uint64_t>(now.tv_sec) * 1'000'000'000U + static_cast<std::uint64_t>(now.tv_nsec);
-  }
 
  private:
   std::uint64_t last_;

@@ -19,6 +19,7 @@
 
 #include <fmt/format.h>
 
+#include "base/clock.h"
 #include "task/procfs.h"
 
 namespace relive::task {
@@ -30,12 +31,6 @@ using model::Tid;
 
 constexpr int kEventStop = PTRACE_EVENT_STOP;
 constexpr std::size_t kMostXstate = 16384;  // AMX makes it 11 KiB
-
-std::uint64_t now_ns() {
-  timespec now{};
-  ::clock_gettime(CLOCK_MONOTONIC, &now);
-  return static_cast<std::uint64_t>(now.tv_sec) * 1'000'000'000U + static_cast<std::uint64_t>(now.tv_nsec);
-}
 
 long trace(long request, Tid tid, void* address, void* data) {
   return ::ptrace(static_cast<__ptrace_request>(request), tid.value, address, data);
