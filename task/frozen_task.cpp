@@ -121,6 +121,11 @@ Result<user_regs_struct> get_registers(Tid tid) {
   return registers;
 }
 
+bool traced_by_us(Pid pid, Tid tid) {
+  const auto status = read_proc(pid, fmt::format("task/{}/status", tid.value));
+  return status && status_field(*status, "TracerPid") == std::to_string(::getpid());
+}
+
 // Seizes one thread. false: it ended meanwhile.
 Result<bool> seize(Pid pid, Tid tid, bool suspend_seccomp) {
   std::uint64_t options = PTRACE_O_TRACECLONE | PTRACE_O_TRACESYSGOOD;
@@ -128,9 +133,7 @@ Result<bool> seize(Pid pid, Tid tid, bool suspend_seccomp) {
   if (trace(PTRACE_SEIZE, tid, nullptr, reinterpret_cast<void*>(options)) == 0) return true;
   const int error_number = errno;
   if (error_number == ESRCH || ended(pid, tid)) return false;
-  const auto status = read_proc(pid, fmt::format("task/{}/status", tid.value));
-  if (status && status_field(*status, "TracerPid") == std::to_string(::getpid()))
-    return true;  // attached as it was born
+  if (traced_by_us(pid, tid)) return true;  // attached as it was born, or lingering
   if (suspend_seccomp)
     return fail(ErrorKind::refused,
                 fmt::format("task {} has a seccomp filter, which relive may not suspend", pid.value),
@@ -239,8 +242,6 @@ Result<Arrival> wait_for_trap(Tid tid, std::uint64_t deadline_ns) {
   }
 }
 
-std::vector<Tid> lingering;  // seized, but not stopped when freeze() gave up
-
 // Detaches a thread. false: it has not come to its stop yet.
 bool let_go(Tid tid) {
   if (trace(PTRACE_DETACH, tid, nullptr, nullptr) == 0) return true;
@@ -252,6 +253,36 @@ bool let_go(Tid tid) {
     trace(PTRACE_DETACH, tid, nullptr, reinterpret_cast<void*>(static_cast<std::uintptr_t>(signal)));
   }
   return true;
+}
+
+// What is still attached of a task that was let go: threads that had not come to their stop, and those that such a
+// thread makes until it stops (PTRACE_O_TRACECLONE).
+struct Lingering {
+  Pid pid;
+  std::vector<Tid> tids;
+};
+std::vector<Lingering> lingering;
+
+void keep_lingering(Pid pid, std::vector<Tid> tids) {
+  auto known = std::ranges::find(lingering, pid, &Lingering::pid);
+  if (known == lingering.end()) known = lingering.insert(lingering.end(), {pid, {}});
+  for (const Tid tid : tids)
+    if (std::ranges::find(known->tids, tid) == known->tids.end()) known->tids.push_back(tid);
+}
+
+// Detaches whatever has stopped. true: nothing of the task is attached to us any more.
+bool settle(Lingering& task) {
+  std::erase_if(task.tids, let_go);
+  // Behind that: whom a thread made before it stopped can be seen now. A listing that is not whole is made again later.
+  const auto threads_before = count_threads(task.pid);
+  const auto listed = list_threads(task.pid);
+  const auto threads_behind = count_threads(task.pid);
+  if (!threads_before || !listed || !threads_behind) return true;  // it has ended
+  for (const Tid tid : *listed) {
+    if (std::ranges::find(task.tids, tid) != task.tids.end() || !traced_by_us(task.pid, tid)) continue;
+    if (!let_go(tid)) task.tids.push_back(tid);
+  }
+  return task.tids.empty() && listed->size() == *threads_before && listed->size() == *threads_behind;
 }
 
 }  // namespace
@@ -283,7 +314,7 @@ Result<FrozenTask> FrozenTask::freeze(Pid pid, int patience_ms) {
       if (task.find(tid) != nullptr) continue;
       if (!RELIVE_TRY(seize(pid, tid, filtered))) {
         // Born and ended under our hand (PTRACE_O_TRACECLONE) before it was seen: it stays a zombie until we reap it.
-        if (!let_go(tid)) lingering.push_back(tid);
+        if (!let_go(tid)) keep_lingering(pid, {tid});
         continue;
       }
       FrozenThread thread;
@@ -342,19 +373,17 @@ FrozenTask::~FrozenTask() { resume(); }
 
 void FrozenTask::resume() {
   if (!std::exchange(frozen_, false)) return;
-  for (const FrozenThread& thread : threads_) {
-    if (!let_go(thread.tid)) lingering.push_back(thread.tid);
-  }
-  if (whole_) return;
+  std::vector<Tid> left;
+  for (const FrozenThread& thread : threads_)
+    if (!let_go(thread.tid)) left.push_back(thread.tid);
+  if (whole_ && left.empty()) return;
+  keep_lingering(pid_, std::move(left));
   // A freeze that was given up: threads born under our hand meanwhile are attached, and nobody has them in a list.
-  const auto listed = list_threads(pid_);
-  if (!listed) return;
-  for (const Tid tid : *listed)
-    if (find(tid) == nullptr && !let_go(tid)) lingering.push_back(tid);
+  release_lingering();
 }
 
 std::size_t release_lingering() {
-  std::erase_if(lingering, let_go);
+  std::erase_if(lingering, settle);
   return lingering.size();
 }
 

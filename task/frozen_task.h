@@ -86,8 +86,9 @@ class FrozenTask {
 };
 
 // A thread that does not stop in time (a vfork parent, an uninterruptible sleep) stays seized when freeze() gives up:
-// the kernel lets go of it only where it stops. Detaches those that have stopped by now; returns how many are still to
-// come. A keeper calls it from its loop until it answers 0. REQUIRES: the OS thread that called freeze().
+// the kernel lets go of it only where it stops; a thread that it makes on its way there is seized, too. Detaches those
+// that have stopped by now; returns of how many tasks some are still to come. A keeper calls it from its loop until it
+// answers 0. REQUIRES: the OS thread that called freeze().
 std::size_t release_lingering();
 
 }  // namespace relive::task
