@@ -15,6 +15,7 @@
 #include <cstring>
 
 #include "apply/file_maker.h"
+#include "apply/message_queue.h"
 #include "apply/self_contained.h"
 #include "apply/sockets.h"
 #include "apply/terminals.h"
@@ -184,7 +185,8 @@ class Executor {
   Result<void> operator()(const diff::PutRight& op) {
     return std::visit(
         [&]<class T>(const T& object) -> Result<void> {
-          if constexpr (model::SelfContained<T> || std::is_same_v<T, model::Terminal>)
+          if constexpr (model::SelfContained<T> || std::is_same_v<T, model::Terminal> ||
+                        std::is_same_v<T, model::MessageQueue>)
             return put_right(maker_, op.fd, file(op.file).status_flags, object,
                              std::get<T>(living_.open_files.at(op.living).object));
           return fail(ErrorKind::system, "not self-contained");

@@ -152,6 +152,8 @@ class Reader {
     if (there == snapshot_->descriptors.end() || there->fd != descriptor.fd) return false;
     const auto held = holds_->open_files.find(there->open_file);
     if (held == holds_->open_files.end()) return false;
+    // A queue tells more than its position: it is read as one that nobody knows.
+    if (std::holds_alternative<model::MessageQueue>(snapshot_->open_files[there->open_file].object)) return false;
     const int ours = held->second.get();
     if (RELIVE_TRY(compare_files(::getpid(), ours, tid_, descriptor.fd.value)) != std::strong_ordering::equal)
       return false;
@@ -278,7 +280,8 @@ class Reader {
           if constexpr (std::is_same_v<T, model::Terminal>)
             return same_terminal(object, other) && ((wanted.status_flags ^ living.status_flags) & O_ACCMODE) == 0;
           // Files that may not be held (one in an epoll set): the same file, opened in the same way.
-          if constexpr (std::is_same_v<T, model::RegularFile> || std::is_same_v<T, model::DeviceFile>)
+          if constexpr (std::is_same_v<T, model::RegularFile> || std::is_same_v<T, model::DeviceFile> ||
+                        std::is_same_v<T, model::MessageQueue>)
             return ((wanted.status_flags ^ living.status_flags) & O_ACCMODE) == 0;
           return false;
         },
@@ -379,6 +382,11 @@ std::vector<std::string> unhandled(const DescriptorTable& table) {
     if (std::holds_alternative<PipeEnd>(file.object) && (file.status_flags & O_DIRECT) != 0) {
       reasons.push_back(
           fmt::format("descriptor {} is a packet pipe (O_DIRECT); this release does not roll back packet pipes", fd));
+    }
+    if (const auto* const queue = std::get_if<model::MessageQueue>(&file.object); queue != nullptr && queue->notifies) {
+      reasons.push_back(
+          fmt::format("descriptor {} ({}): the task has asked to be told of a message (mq_notify); how cannot be known",
+                      fd, model::describe(file)));
     }
     if (const auto* const terminal = std::get_if<model::Terminal>(&file.object)) {
       for (const std::string& reason : model::not_in_a_snapshot(*terminal))

@@ -18,6 +18,7 @@ model::FileIdentity identity_of(const struct stat& status) { return {.device = s
 }  // namespace
 
 Result<model::FileObject> read_regular(const Opened& opened) {
+  if (is_message_queue(opened)) return read_message_queue(opened);
   return model::FileObject(model::RegularFile{.path = opened.link,
                                               .identity = identity_of(opened.status),
                                               .directory = S_ISDIR(opened.status.st_mode),

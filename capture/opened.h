@@ -33,6 +33,8 @@ struct Opened {
 
 Result<model::FileObject> read_regular(const Opened& opened);  // and directories
 Result<model::FileObject> read_device(const Opened& opened);   // character devices
+[[nodiscard]] bool is_message_queue(const Opened& opened);
+Result<model::FileObject> read_message_queue(const Opened& opened);
 Result<model::FileObject> read_terminal(const Opened& opened);
 Result<model::FileObject> read_pipe(const Opened& opened);
 Result<model::FileObject> read_event_counter(const Opened& opened);
@@ -47,6 +49,8 @@ using ReadObject = Result<model::FileObject> (*)(const Opened&);
 
 // Parsers of fdinfo.
 Result<model::EventCounter> parse_event_counter(std::string_view fdinfo);
+// The process that is told when a message comes, from the text that a message queue's file reads; 0: none.
+std::uint64_t parse_notified_task(std::string_view status);
 Result<model::EpollSet> parse_epoll_set(std::string_view fdinfo);
 Result<model::TimerFile> parse_timer(std::string_view fdinfo);
 Result<model::SignalFile> parse_signal_file(std::string_view fdinfo);

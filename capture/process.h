@@ -1,6 +1,9 @@
 // Reading what belongs to a task as a whole, in one run of the parasite and a few files of /proc.
 #pragma once
 
+#include <string>
+#include <vector>
+
 #include "base/result.h"
 #include "capture/holds.h"
 #include "model/process.h"
@@ -16,5 +19,8 @@ Result<model::Process> read_process(parasite::Visit& visit);
 // Opens the task's working and root directory for the snapshot (O_PATH), so that they can be gone back to when their
 // names are gone.
 Result<void> hold_directories(parasite::Visit& visit, Holds& holds);
+
+// Why a snapshot of it must be refused, a line each.
+[[nodiscard]] std::vector<std::string> unhandled(const model::Process& process);
 
 }  // namespace relive::capture

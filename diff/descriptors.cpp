@@ -8,6 +8,7 @@
 #include <map>
 
 #include "base/overloaded.h"
+#include "diff/message_queue.h"
 #include "diff/self_contained.h"
 #include "diff/sockets.h"
 #include "diff/table.h"
@@ -104,6 +105,7 @@ class Planner {
                           [](const RegularFile&) { return false; },
                           [](const DeviceFile&) { return false; },
                           [](const model::Terminal&) { return false; },
+                          [](const model::MessageQueue&) { return false; },
                           [&](const PipeEnd& pipe) { return !pipe.outside && !living_.as<PipeEnd>(living)->outside; },
                           [](const model::SelfContained auto&) { return true; },
                           [](const EpollSet&) { return true; },
@@ -187,6 +189,7 @@ class Planner {
       std::visit(Overloaded{
                      [&](const RegularFile&) { take_held(wanted); },
                      [&](const DeviceFile&) { take_held(wanted); },
+                     [&](const model::MessageQueue&) { take_held(wanted); },
                      [&](const model::Terminal& terminal) { open_terminal(wanted, terminal); },
                      [&](const PipeEnd& pipe) { make_pipe(wanted, pipe); },
                      [&](const model::SelfContained auto& object) { make_self_contained(wanted, cannot_make(object)); },
@@ -303,6 +306,7 @@ class Planner {
   [[nodiscard]] static std::optional<std::int64_t> position_of(const OpenFile& file) {
     if (const auto* const regular = std::get_if<RegularFile>(&file.object)) return regular->position;
     if (const auto* const device = std::get_if<DeviceFile>(&file.object)) return device->position;
+    if (const auto* const queue = std::get_if<model::MessageQueue>(&file.object)) return queue->position;
     return std::nullopt;
   }
 
@@ -340,12 +344,15 @@ class Planner {
             PutRight{wanted, *matches_.living_of[wanted], fd, model::words_of(wanted_.file(wanted).object).kind});
   }
 
-  // Of self-contained objects and terminals.
+  // Objects whose descriptors stand for something that is there whatever the task does.
+  template <class T>
+  static constexpr bool kNamed = std::is_same_v<T, model::Terminal> || std::is_same_v<T, model::MessageQueue>;
+
+  // Of self-contained and named objects.
   [[nodiscard]] static std::vector<std::string> changes_of(const OpenFile& wanted, const OpenFile& living) {
     return std::visit(
         [&]<class T>(const T& object) -> std::vector<std::string> {
-          if constexpr (model::SelfContained<T> || std::is_same_v<T, model::Terminal>)
-            return changes(object, std::get<T>(living.object));
+          if constexpr (model::SelfContained<T> || kNamed<T>) return changes(object, std::get<T>(living.object));
           return {};
         },
         wanted.object);
@@ -355,6 +362,8 @@ class Planner {
     return std::visit(
         [&]<class T>(const T& object) {
           if constexpr (model::SelfContained<T>) return must_put_right(object, std::get<T>(living.object));
+          if constexpr (std::is_same_v<T, model::MessageQueue>)
+            return !changes(object, std::get<T>(living.object)).empty();
           return false;
         },
         wanted.object);

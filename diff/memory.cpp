@@ -286,6 +286,9 @@ class Judge {
              "the task has moved or unmapped its vDSO, or was replaced by execve(2)");
     }
     if (living != nullptr && living->marks.sealed) refuse_sealed(*living);
+    if (living != nullptr && living->name.starts_with("/[aio]"))
+      refuse(*living, "an AIO context that was made since would have to be destroyed",
+             "call io_destroy(2), or let the program do it");
     if (living != nullptr && living->marks.huge_tlb && piece.range != living->range)
       refuse(*living, "a part of a hugetlb mapping would have to go", "");
     if (wanted != nullptr && wanted->source == MappingSource::sysv) {

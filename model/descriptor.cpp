@@ -16,7 +16,8 @@ Words words_of(const FileObject& object) {
 
 bool may_be_held(const OpenFile& file) {
   if (file.locked || file.watched) return false;
-  return std::holds_alternative<RegularFile>(file.object) || std::holds_alternative<DeviceFile>(file.object);
+  return std::holds_alternative<RegularFile>(file.object) || std::holds_alternative<DeviceFile>(file.object) ||
+         std::holds_alternative<MessageQueue>(file.object);
 }
 
 std::string describe(const OpenFile& file) {

@@ -13,6 +13,7 @@
 
 #include "model/files.h"
 #include "model/ids.h"
+#include "model/message_queue.h"
 #include "model/self_contained.h"
 #include "model/sockets.h"
 #include "model/terminals.h"
@@ -43,7 +44,7 @@ struct UnhandledFile {
 Words words(const UnhandledFile& file);
 
 using FileObject = std::variant<RegularFile, DeviceFile, PipeEnd, EventCounter, EpollSet, Socket,  //
-                                TimerFile, SignalFile, Terminal,                                   //
+                                TimerFile, SignalFile, Terminal, MessageQueue,                     //
                                 UnhandledFile>;
 
 struct OpenFile {

@@ -16,6 +16,7 @@
 #include "capture/descriptors.h"
 #include "capture/memory.h"
 #include "capture/process.h"
+#include "diff/memory.h"
 #include "diff/pages.h"
 #include "parasite/session.h"
 #include "rollback/living.h"
@@ -180,7 +181,10 @@ Result<SnapshotReport> Engine::snapshot(const SnapshotOptions& options) {
       auto visit = RELIVE_TRY(parasite::Visit::begin(task, *state.session));
       RELIVE_TRY(refuse_company(visit));
       snapshot->task = RELIVE_TRY(read_task(visit, nullptr, nullptr, nullptr, {}, capture::Depth::full, stopwatch));
-      const std::vector<std::string> unhandled = capture::unhandled(snapshot->task.descriptors);
+      std::vector<std::string> unhandled = capture::unhandled(snapshot->task.descriptors);
+      for (std::string& reason : capture::unhandled(snapshot->task.process)) unhandled.push_back(std::move(reason));
+      for (const diff::Refusal& refusal : diff::unhandled_memory(snapshot->task.memory))
+        unhandled.push_back(fmt::format("{}: {}", refusal.object, refusal.reason));
       if (!unhandled.empty()) return fail(ErrorKind::refused, join(unhandled), "nothing was changed");
       RELIVE_TRY(fault_point("snapshot: hold"));
       RELIVE_TRY(capture::hold_descriptors(visit, snapshot->task.descriptors, snapshot->holds));
