@@ -15,6 +15,8 @@ namespace relive::apply {
 Result<void> make(FileMaker& maker, std::size_t file, const model::EventCounter& wanted);
 Result<void> make(FileMaker& maker, std::size_t file, const model::TimerFile& wanted);
 Result<void> make(FileMaker& maker, std::size_t file, const model::SignalFile& wanted);
+Result<void> make(FileMaker& maker, std::size_t file, const model::InotifySet& wanted);
+Result<void> make(FileMaker& maker, std::size_t file, const model::ProcessHandle& wanted);
 
 // commit operations, which cannot fail, that make the living object under the number `fd` hold what `wanted` holds; its
 // status flags end up as `flags`. REQUIRES: diff::can_become() said yes.
@@ -24,5 +26,9 @@ Result<void> put_right(FileMaker& maker, model::RemoteFd fd, std::uint32_t flags
                        const model::TimerFile& living);
 Result<void> put_right(FileMaker& maker, model::RemoteFd fd, std::uint32_t flags, const model::SignalFile& wanted,
                        const model::SignalFile& living);
+Result<void> put_right(FileMaker& maker, model::RemoteFd fd, std::uint32_t flags, const model::InotifySet& wanted,
+                       const model::InotifySet& living);
+Result<void> put_right(FileMaker& maker, model::RemoteFd fd, std::uint32_t flags, const model::ProcessHandle& wanted,
+                       const model::ProcessHandle& living);
 
 }  // namespace relive::apply

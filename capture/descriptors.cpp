@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <array>
 #include <charconv>
+#include <concepts>
 #include <map>
 #include <memory>
 
@@ -52,7 +53,8 @@ ObjectKey object_key(const OpenFile& file) {
   return {.kind = file.object.index(),
           .identity = std::visit(
               []<class T>(const T& object) -> model::FileIdentity {
-                if constexpr (requires { object.identity; }) return object.identity;
+                if constexpr (requires { requires std::same_as<decltype(T::identity), model::FileIdentity>; })
+                  return object.identity;
                 if constexpr (requires { object.inode; }) return {.device = 0, .inode = object.inode};
                 return {};
               },
@@ -339,11 +341,13 @@ class Reader {
 Result<std::string> Opened::fdinfo() const { return read_fdinfo(fdinfo_directory, fd); }
 
 ReadObject reader_of(std::string_view link) {
-  static constexpr std::array<std::pair<std::string_view, ReadObject>, 4> kReaders{{
+  static constexpr std::array<std::pair<std::string_view, ReadObject>, 6> kReaders{{
       {"anon_inode:[eventfd]", read_event_counter},
       {"anon_inode:[eventpoll]", read_epoll_set},
       {"anon_inode:[timerfd]", read_timer},
       {"anon_inode:[signalfd]", read_signal_file},
+      {"anon_inode:inotify", read_inotify},
+      {"anon_inode:[pidfd]", read_process_handle},
   }};
   for (const auto& [name, reader] : kReaders)
     if (link == name) return reader;
@@ -392,6 +396,12 @@ std::vector<std::string> unhandled(const DescriptorTable& table) {
       for (const std::string& reason : model::not_in_a_snapshot(*terminal))
         reasons.push_back(fmt::format("descriptor {} ({}) {}", fd, model::describe(file), reason));
     }
+    if (const auto* const set = std::get_if<model::InotifySet>(&file.object); set != nullptr && set->unread != 0) {
+      reasons.push_back(
+          fmt::format("descriptor {} is an inotify instance with {} bytes of unread events, which nobody could put "
+                      "back; try again when the program has read them",
+                      fd, set->unread));
+    }
     if (const auto* const set = std::get_if<model::EpollSet>(&file.object)) {
       for (const model::EpollEntry& entry : set->entries) {
         if (!entry.stale) continue;
@@ -406,13 +416,15 @@ std::vector<std::string> unhandled(const DescriptorTable& table) {
 }
 
 std::string unhandled_kind(std::string_view link) {
-  static constexpr std::array<std::pair<std::string_view, std::string_view>, 7> kAnonymous{{
-      {"inotify", "inotify instance"},
+  static constexpr std::array<std::pair<std::string_view, std::string_view>, 9> kAnonymous{{
       {"[fanotify]", "fanotify group"},
-      {"[pidfd]", "pidfd"},
       {"[io_uring]", "io_uring"},
       {"[userfaultfd]", "userfaultfd"},
       {"[perf_event]", "perf event"},
+      {"bpf-map", "BPF map"},
+      {"bpf-prog", "BPF program"},
+      {"bpf_link", "BPF link"},
+      {"[landlock-ruleset]", "Landlock rule set"},
       {"[secretmem]", "secret memory file"},
   }};
   static constexpr std::string_view kPrefix = "anon_inode:";

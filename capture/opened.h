@@ -41,6 +41,8 @@ Result<model::FileObject> read_event_counter(const Opened& opened);
 Result<model::FileObject> read_epoll_set(const Opened& opened);
 Result<model::FileObject> read_timer(const Opened& opened);
 Result<model::FileObject> read_signal_file(const Opened& opened);
+Result<model::FileObject> read_inotify(const Opened& opened);
+Result<model::FileObject> read_process_handle(const Opened& opened);
 
 // The reader of an object whose link says what it is ("anon_inode:[eventfd]"); null where the link does not tell, or
 // nobody reads that kind.
@@ -54,5 +56,7 @@ std::uint64_t parse_notified_task(std::string_view status);
 Result<model::EpollSet> parse_epoll_set(std::string_view fdinfo);
 Result<model::TimerFile> parse_timer(std::string_view fdinfo);
 Result<model::SignalFile> parse_signal_file(std::string_view fdinfo);
+Result<model::InotifySet> parse_inotify(std::string_view fdinfo);
+Result<model::ProcessHandle> parse_process_handle(std::string_view fdinfo);
 
 }  // namespace relive::capture

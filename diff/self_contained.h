@@ -12,11 +12,15 @@ namespace relive::diff {
 [[nodiscard]] bool can_become(const model::EventCounter& wanted, const model::EventCounter& living);
 [[nodiscard]] bool can_become(const model::TimerFile& wanted, const model::TimerFile& living);
 [[nodiscard]] bool can_become(const model::SignalFile& wanted, const model::SignalFile& living);
+[[nodiscard]] bool can_become(const model::InotifySet& wanted, const model::InotifySet& living);
+[[nodiscard]] bool can_become(const model::ProcessHandle& wanted, const model::ProcessHandle& living);
 
 // What differs, a phrase each ("count 3 -> 5"); empty where nothing must be put right.
 [[nodiscard]] std::vector<std::string> changes(const model::EventCounter& wanted, const model::EventCounter& living);
 [[nodiscard]] std::vector<std::string> changes(const model::TimerFile& wanted, const model::TimerFile& living);
 [[nodiscard]] std::vector<std::string> changes(const model::SignalFile& wanted, const model::SignalFile& living);
+[[nodiscard]] std::vector<std::string> changes(const model::InotifySet& wanted, const model::InotifySet& living);
+[[nodiscard]] std::vector<std::string> changes(const model::ProcessHandle& wanted, const model::ProcessHandle& living);
 
 // Must a living one be put right? Of most kinds: where something differs. A timer runs down without anybody's doing.
 template <class T>
@@ -33,5 +37,7 @@ struct CannotMake {
 [[nodiscard]] CannotMake cannot_make(const model::EventCounter& wanted);
 [[nodiscard]] CannotMake cannot_make(const model::TimerFile& wanted);
 [[nodiscard]] CannotMake cannot_make(const model::SignalFile& wanted);
+[[nodiscard]] CannotMake cannot_make(const model::InotifySet& wanted);
+[[nodiscard]] CannotMake cannot_make(const model::ProcessHandle& wanted);
 
 }  // namespace relive::diff

@@ -44,7 +44,7 @@ struct UnhandledFile {
 Words words(const UnhandledFile& file);
 
 using FileObject = std::variant<RegularFile, DeviceFile, PipeEnd, EventCounter, EpollSet, Socket,  //
-                                TimerFile, SignalFile, Terminal, MessageQueue,                     //
+    TimerFile, SignalFile, InotifySet, ProcessHandle, Terminal, MessageQueue,  //
                                 UnhandledFile>;
 
 struct OpenFile {

@@ -21,4 +21,13 @@ Words words(const SignalFile& file) {
 }
 bool same_object(const SignalFile& /*a*/, const SignalFile& /*b*/) { return false; }
 
+Words words(const ProcessHandle& handle) {
+  if (handle.pid <= 0) return {.kind = "pidfd", .detail = handle.pid == 0 ? "unseen" : "ended", .phrase = {}};
+  return {.kind = "pidfd",
+          .detail = fmt::format("{} {}", handle.thread ? "thread" : "process", handle.pid),
+          .phrase = fmt::format("pidfd of {} {}", handle.thread ? "thread" : "process", handle.pid)};
+}
+// Two handles of one process are two open files.
+bool same_object(const ProcessHandle& /*a*/, const ProcessHandle& /*b*/) { return false; }
+
 }  // namespace relive::model

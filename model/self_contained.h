@@ -7,6 +7,7 @@
 
 #include <cstdint>
 
+#include "model/watches.h"
 #include "model/words.h"
 
 namespace relive::model {
@@ -45,9 +46,21 @@ struct SignalFile {
 };
 Words words(const SignalFile& file);
 
+// pidfd_open(2): a process, or a thread of one.
+struct ProcessHandle {
+  static constexpr bool kSelfContained = true;
+  std::int32_t pid = 0;        // as relive sees it; 0: in a pid namespace that it does not see; -1: it has ended
+  std::uint64_t identity = 0;  // task/process_identity.h
+  bool thread = false;         // PIDFD_THREAD
+  bool own = false;            // the task itself, or a thread of it
+  bool operator==(const ProcessHandle&) const = default;
+};
+Words words(const ProcessHandle& handle);
+
 // Is it the very same kernel object, as far as the kernel tells at all? Where it tells nothing: false.
 [[nodiscard]] bool same_object(const EventCounter& a, const EventCounter& b);
 [[nodiscard]] bool same_object(const TimerFile& a, const TimerFile& b);
 [[nodiscard]] bool same_object(const SignalFile& a, const SignalFile& b);
+[[nodiscard]] bool same_object(const ProcessHandle& a, const ProcessHandle& b);
 
 }  // namespace relive::model

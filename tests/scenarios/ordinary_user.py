@@ -7,7 +7,8 @@ import harness
 import victim as victim_scenario
 
 WHOLE = ["plain", "heap", "stack", "anonymous_mappings", "kernel_writes", "regular_files", "pipes",
-         "epoll_sets", "listening_sockets", "terminals", "message_queues", "system_v_memory", "signal_actions", "signal_masks", "threads_born", "registers", "calls_in_flight"]
+           "epoll_sets", "timer_files", "signal_files", "inotify", "listening_sockets", "terminals", "message_queues", "system_v_memory",
+           "signal_actions", "signal_masks", "threads_born", "registers", "calls_in_flight"]
 
 
 def test(scene, tracker, words):

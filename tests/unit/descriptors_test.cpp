@@ -538,8 +538,9 @@ TEST(DescriptorTextTest, LocksAndNames) {
   EXPECT_TRUE(capture::has_lock("pos:\t0\nlock:\t1: FLOCK  ADVISORY  WRITE 13 00:13:6535 0 EOF\n"));
   EXPECT_FALSE(capture::has_lock("pos:\t0\n"));
   EXPECT_EQ(capture::unhandled_kind("anon_inode:[perf_event]"), "perf event");
-  EXPECT_EQ(capture::unhandled_kind("anon_inode:inotify"), "inotify instance");
-  EXPECT_EQ(capture::unhandled_kind("anon_inode:bpf-map"), "kernel object (bpf-map)");
+  EXPECT_EQ(capture::unhandled_kind("anon_inode:[fanotify]"), "fanotify group");
+  EXPECT_EQ(capture::unhandled_kind("anon_inode:bpf-map"), "BPF map");
+  EXPECT_EQ(capture::unhandled_kind("anon_inode:[novelty]"), "kernel object ([novelty])");
   EXPECT_EQ(capture::unhandled_kind("/memfd:x (deleted)"), "memfd (/memfd:x (deleted))");
   EXPECT_EQ(capture::unhandled_kind("net:[4026531840]"), "namespace or kernel object (net:[4026531840])");
   EXPECT_EQ(capture::unhandled_kind("/tmp/a"), "");

@@ -1,8 +1,9 @@
-// timerfds and signalfds: from text, and what makes them the same.
+// timerfds, signalfds, inotify instances, pidfds: from text, and what makes them the same.
 #include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "capture/descriptors.h"
 #include "capture/opened.h"
 #include "diff/descriptors.h"
 #include "diff/self_contained.h"
@@ -12,6 +13,8 @@ namespace {
 
 using diff::changes;
 using diff::must_put_right;
+using model::InotifySet;
+using model::ProcessHandle;
 using model::RemoteFd;
 using model::SignalFile;
 using model::TimerFile;
@@ -87,6 +90,73 @@ TEST(SignalFilePlanTest, AMaskIsSetInPlace) {
   EXPECT_THAT(texts(plan), ElementsAre("signalfd 5: put right what it holds"));
   EXPECT_THAT(texts(diff::plan_descriptors(one_at(5, SignalFile{.mask = 6}), one_at(5, SignalFile{.mask = 6}))),
               IsEmpty());
+}
+
+TEST(InotifyTextTest, WatchesInTheOrderOfTheirNumbers) {
+  const auto set = capture::parse_inotify(
+      "pos:\t0\nflags:\t00\nmnt_id:\t17\nino:\t1039\n"
+      "inotify wd:1e ino:64007 sdev:fe00000 mask:80000002 ignored_mask:0 fhandle-bytes:8 fhandle-type:1 "
+      "f_handle:0740060012117e37\n"
+      "inotify wd:1 ino:1 sdev:1b mask:4000300 ignored_mask:0 \n");
+  ASSERT_TRUE(set.has_value());
+  ASSERT_EQ(set->watches.size(), 2U);
+  EXPECT_EQ(set->watches[0],
+            (model::InotifyWatch{.number = 1, .file = {.device = 0x1b, .inode = 1}, .mask = 0x4000300, .handle = {}}));
+  const auto& second = set->watches[1];
+  EXPECT_EQ(second.number, 30);
+  EXPECT_EQ(second.file, (model::FileIdentity{.device = 0xfe00, .inode = 0x64007}));
+  EXPECT_EQ(second.mask, 0x80000002U);
+  EXPECT_EQ(second.handle_type, 1);
+  ASSERT_EQ(second.handle.size(), 8U);
+  EXPECT_EQ(second.handle[7], std::byte{0x37});
+  EXPECT_FALSE(capture::parse_inotify("inotify wd:1 ino:5\n").has_value());
+}
+
+InotifySet watching(std::vector<model::InotifyWatch> watches, std::uint32_t unread = 0) {
+  return {.watches = std::move(watches), .unread = unread};
+}
+const model::InotifyWatch kOne{.number = 1, .file = {1, 100}, .mask = 2, .handle = {}};
+const model::InotifyWatch kOther{.number = 1, .file = {1, 100}, .mask = 4, .handle = {}};
+const model::InotifyWatch kThree{.number = 3, .file = {1, 300}, .mask = 2, .handle = {}};
+
+TEST(InotifyPlanTest, WhatIsTooMuchGoesInPlace) {
+  EXPECT_TRUE(diff::can_become(watching({kOne}), watching({kOne, kThree})));
+  EXPECT_THAT(changes(watching({kOne}), watching({kOne, kThree}, 16)),
+              ElementsAre("watch 3 added", "16 bytes of unread events"));
+  EXPECT_FALSE(must_put_right(watching({kOne}), watching({kOne})));
+}
+TEST(InotifyPlanTest, WhatIsMissingIsMadeAnew) {
+  EXPECT_FALSE(diff::can_become(watching({kOne, kThree}), watching({kThree})));
+  EXPECT_FALSE(diff::can_become(watching({kOne}), watching({kOther})));
+  EXPECT_THAT(changes(watching({kOne, kThree}), watching({kOther})),
+              ElementsAre("watch 1 is for another file or for other events", "watch 3 removed"));
+  EXPECT_THAT(texts(diff::plan_descriptors(one_at(5, watching({kOne})), one_at(5, watching({})))),
+              ElementsAre("make inotify instance: file 0", "descriptor 5: file 0", "descriptor 5: status flags 02"));
+}
+TEST(InotifyPlanTest, UnreadEventsAreRefusedAtTheSnapshot) {
+  const auto reasons = capture::unhandled(one_at(5, watching({kOne}, 32)));
+  ASSERT_EQ(reasons.size(), 1U);
+  EXPECT_THAT(reasons[0], testing::HasSubstr("descriptor 5 is an inotify instance with 32 bytes of unread events"));
+}
+
+TEST(ProcessHandleTextTest, LivingAndEnded) {
+  EXPECT_EQ(capture::parse_process_handle("pos:\t0\nPid:\t12831\nNSpid:\t12831\n")->pid, 12831);
+  EXPECT_EQ(capture::parse_process_handle("pos:\t0\nPid:\t-1\nNSpid:\t-1\n")->pid, -1);
+  EXPECT_FALSE(capture::parse_process_handle("pos:\t0\nNSpid:\t5\n").has_value());
+}
+TEST(ProcessHandlePlanTest, TheProcessDecides) {
+  const ProcessHandle wanted{.pid = 70, .identity = 1000};
+  EXPECT_TRUE(diff::can_become(wanted, {.pid = -1, .identity = 1000}));  // it has ended since, and stays so
+  EXPECT_FALSE(diff::can_become(wanted, {.pid = 70, .identity = 1001}));
+  EXPECT_FALSE(diff::can_become(wanted, {.pid = 70, .identity = 1000, .thread = true}));
+  const ProcessHandle own{.pid = 71, .identity = 1000, .thread = true, .own = true};
+  EXPECT_FALSE(diff::can_become(own, {.pid = -1, .identity = 1000, .thread = true}));
+  EXPECT_TRUE(diff::can_become(own, {.pid = 71, .identity = 1005, .thread = true, .own = true}));
+}
+TEST(ProcessHandlePlanTest, AnEndedOneCannotBeOpenedAgain) {
+  const auto plan = diff::plan_descriptors(one_at(5, ProcessHandle{.pid = -1, .identity = 9}), {});
+  ASSERT_EQ(plan.refusals.size(), 1U);
+  EXPECT_EQ(plan.refusals[0].reason, "closed since the snapshot, and its process had ended before the snapshot");
 }
 
 }  // namespace

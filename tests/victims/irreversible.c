@@ -71,7 +71,8 @@ static void become(unsigned kind) {
       MUST(syscall(SYS_userfaultfd, 1));  // UFFD_USER_MODE_ONLY
       break;
     case 1:
-      MUST(inotify_init1(0));
+      MUST(inotify_add_watch(MUST(inotify_init1(0)), ".", IN_OPEN | IN_ONLYDIR));
+      close(MUST(open(".", O_RDONLY)));
       break;
     case 2:
       MUST(open("/proc/self/ns/net", O_RDONLY));
