@@ -3,7 +3,6 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/epoll.h>
-#include <sys/file.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -16,6 +15,7 @@
 
 #include "apply/file_maker.h"
 #include "apply/message_queue.h"
+#include "apply/locks.h"
 #include "apply/self_contained.h"
 #include "apply/sockets.h"
 #include "apply/terminals.h"
@@ -37,6 +37,7 @@ class Executor {
     const std::vector<RemoteFd> numbers = numbers_of(wanted_);
     visit().keep_clear({}, numbers);
     RELIVE_TRY(check_limit(plan));
+    for (const diff::LivingLocks& locks : plan.record) RELIVE_TRY(record_locks(maker_, locks.fd, locks.steps));
     for (const diff::DescriptorOperation& operation : plan.operations) {
       RELIVE_TRY(with_context(std::visit(*this, operation), diff::text(operation)));
     }
@@ -52,6 +53,27 @@ class Executor {
       return fail(ErrorKind::refused, fmt::format("{} is not held", model::describe(file(op.file))));
     }
     return maker_.give(op.file, held->second.get());
+  }
+
+  Result<void> operator()(const diff::OpenAnew& op) {
+    const auto reference = workshop_.holds.references.find(op.file);
+    if (reference == workshop_.holds.references.end())
+      return fail(ErrorKind::refused, fmt::format("nothing leads to {} any more", model::describe(file(op.file))));
+    return open_anew(maker_, op.file, file(op.file), reference->second.get());
+  }
+
+  Result<void> operator()(const diff::TakeLocks& op) {
+    return take_locks(maker_, op.from ? *op.from : maker_.spare(op.file), file(op.file), op.steps, op.back);
+  }
+  Result<void> operator()(const diff::CloseSpare& op) {
+    FileMaker::close_in(workshop_.commit, maker_.spare(op.file));
+    maker_.forget(op.file);
+    return {};
+  }
+  Result<void> operator()(const diff::SetLocks& op) {
+    if (op.exposed) RELIVE_TRY(refuse_waiters(file(op.file)));
+    return set_locks(maker_, workshop_.commit, op.fd, op.steps,
+                     op.go_on ? Program::OnError::go_on : Program::OnError::stop);
   }
 
   Result<void> operator()(const diff::TakeLiving& op) { return maker_.duplicate(op.file, op.from); }
@@ -155,22 +177,6 @@ class Executor {
     return {};
   }
 
-  Result<void> operator()(const diff::Unlock& op) {
-    struct flock whole{};
-    whole.l_type = F_UNLCK;
-    whole.l_whence = SEEK_SET;
-    const auto there = RELIVE_TRY(visit().arena().put_value(whole));
-    // Of four kinds of locks, those that are not there answer with an error or do nothing.
-    const std::string name = fmt::format("unlock {}", op.fd.value);
-    workshop_.commit.syscall(name, SYS_flock, {FileMaker::number(op.fd), LOCK_UN}, Program::OnError::go_on);
-    workshop_.commit.syscall(name, SYS_fcntl, {FileMaker::number(op.fd), F_SETLK, there.value},
-                             Program::OnError::go_on);
-    workshop_.commit.syscall(name, SYS_fcntl, {FileMaker::number(op.fd), F_OFD_SETLK, there.value},
-                             Program::OnError::go_on);
-    workshop_.commit.syscall(name, SYS_fcntl, {FileMaker::number(op.fd), F_SETLEASE, F_UNLCK}, Program::OnError::go_on);
-    return {};
-  }
-
   Result<void> operator()(const diff::RefillPipe& op) {
     const auto& bytes = std::get<model::PipeEnd>(file(op.file).object).bytes;
     RELIVE_TRY(maker_.drain(op.read_end, op.read_flags));
@@ -246,6 +252,13 @@ class Executor {
 Result<void> prepare_descriptors(Workshop& workshop, const diff::DescriptorPlan& plan,
                                  const model::DescriptorTable& wanted, const model::DescriptorTable& living) {
   return with_context(Executor(workshop, wanted, living).prepare(plan), "preparing the descriptor table");
+}
+
+Result<void> settle_locks(Workshop& workshop, const diff::DescriptorPlan& plan) {
+  FileMaker maker(workshop);
+  for (const diff::SetLocks& locks : plan.last)
+    RELIVE_TRY(set_locks(maker, workshop.cleanup, locks.fd, locks.steps, Program::OnError::stop));
+  return {};
 }
 
 std::vector<RemoteFd> numbers_of(const model::DescriptorTable& table) {

@@ -16,6 +16,10 @@ namespace relive::apply {
 Result<void> prepare_descriptors(Workshop& workshop, const diff::DescriptorPlan& plan,
                                  const model::DescriptorTable& wanted, const model::DescriptorTable& living);
 
+// Appends to workshop.cleanup what sets the task's POSIX locks once more, when the last number is closed. To be called
+// behind every other executor.
+Result<void> settle_locks(Workshop& workshop, const diff::DescriptorPlan& plan);
+
 // The numbers of a table, for Visit::keep_clear.
 std::vector<model::RemoteFd> numbers_of(const model::DescriptorTable& table);
 

@@ -44,6 +44,7 @@ class FileMaker {
   void keep(std::size_t file, model::RemoteFd spare) { spares_[file] = spare; }
   Result<void> close(model::RemoteFd spare);
   [[nodiscard]] model::RemoteFd spare(std::size_t file) const { return spares_.at(file); }
+  void forget(std::size_t file) { spares_.erase(file); }  // its spare number is closed by an operation of its own
   // Our duplicate of a file made here.
   Result<UniqueFd> borrow(std::size_t file) { return visit().task().borrow(spare(file)); }
 

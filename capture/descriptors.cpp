@@ -16,6 +16,7 @@
 
 #include "capture/fdinfo.h"
 #include "capture/kcmp.h"
+#include "capture/locks.h"
 #include "capture/opened.h"
 #include "capture/sockets.h"
 #include "capture/survey.h"
@@ -168,7 +169,7 @@ class Reader {
     file.watched = false;
     file.same_as = there->open_file;
     if ((key.flags & O_PATH) == 0) read_owner(ours, file);
-    file.locked = has_lock(RELIVE_TRY(read_fdinfo(fdinfo_.get(), descriptor.fd)));
+    file.locks = RELIVE_TRY(parse_locks(RELIVE_TRY(read_fdinfo(fdinfo_.get(), descriptor.fd))));
     std::visit(
         [&](auto& object) {
           if constexpr (requires { object.position; }) object.position = key.position;
@@ -248,10 +249,10 @@ class Reader {
     switch (opened.status.st_mode & S_IFMT) {
       case S_IFREG:
       case S_IFDIR:
-        file.locked = has_lock(RELIVE_TRY(opened.fdinfo()));
+        file.locks = RELIVE_TRY(parse_locks(RELIVE_TRY(opened.fdinfo())));
         return read_regular(opened);
       case S_IFCHR:
-        file.locked = has_lock(RELIVE_TRY(opened.fdinfo()));
+        file.locks = RELIVE_TRY(parse_locks(RELIVE_TRY(opened.fdinfo())));
         return read_device(opened);
       case S_IFBLK:
         return unhandled_at("block device");
@@ -294,8 +295,10 @@ class Reader {
     if (snapshot_ == nullptr) return {};
     std::vector<bool> taken(snapshot_->open_files.size(), false);
     for (const auto& [wanted, living] : living_of_) taken[wanted] = true;
+    bool held = true;  // what is known for sure goes first: a file opened anew is told by its name and mode alone
     const auto find = [&](std::size_t index, std::size_t wanted) -> Result<void> {
       if (taken[wanted] || table_.open_files[index].same_as) return {};
+      if (held && model::is_opened_anew(snapshot_->open_files[wanted])) return {};
       if (!RELIVE_TRY(is_same(wanted, snapshot_->open_files[wanted], table_.open_files[index], first_[index])))
         return {};
       taken[wanted] = true;
@@ -311,6 +314,17 @@ class Reader {
     std::multimap<ObjectKey, std::size_t> moved;
     for (std::size_t wanted = 0; wanted < taken.size(); ++wanted) {
       if (!taken[wanted]) moved.emplace(object_key(snapshot_->open_files[wanted]), wanted);
+    }
+    for (std::size_t index = 0; index < table_.open_files.size(); ++index) {
+      const auto [begin, end] = moved.equal_range(object_key(table_.open_files[index]));
+      for (auto wanted = begin; wanted != end && !table_.open_files[index].same_as; ++wanted)
+        RELIVE_TRY(find(index, wanted->second));
+    }
+    held = false;
+    for (std::size_t index = 0; index < table_.open_files.size(); ++index) {
+      const auto there = std::ranges::lower_bound(snapshot_->descriptors, first_[index], {}, &model::Descriptor::fd);
+      if (there != snapshot_->descriptors.end() && there->fd == first_[index])
+        RELIVE_TRY(find(index, there->open_file));
     }
     for (std::size_t index = 0; index < table_.open_files.size(); ++index) {
       const auto [begin, end] = moved.equal_range(object_key(table_.open_files[index]));
@@ -360,9 +374,17 @@ Result<DescriptorTable> read_descriptors(parasite::Visit& visit, const Descripto
 
 Result<void> hold_descriptors(parasite::Visit& visit, const DescriptorTable& table, Holds& holds) {
   for (const model::Descriptor& descriptor : table.descriptors) {
-    if (!model::may_be_held(table.open_files[descriptor.open_file])) continue;
-    if (holds.open_files.contains(descriptor.open_file)) continue;
-    holds.open_files.emplace(descriptor.open_file, RELIVE_TRY(visit.task().borrow(descriptor.fd)));
+    const std::size_t index = descriptor.open_file;
+    const OpenFile& file = table.open_files[index];
+    if (model::may_be_held(file) && !holds.open_files.contains(index)) {
+      holds.open_files.emplace(index, RELIVE_TRY(visit.task().borrow(descriptor.fd)));
+    } else if (model::is_opened_anew(file) && !holds.references.contains(index)) {
+      const UniqueFd duplicate = RELIVE_TRY(visit.task().borrow(descriptor.fd));
+      const std::string link = fmt::format("/proc/self/fd/{}", duplicate.get());
+      UniqueFd reference(::open(link.c_str(), O_PATH | O_CLOEXEC));
+      if (!reference) return fail_errno("open O_PATH", model::describe(file));
+      holds.references.emplace(index, std::move(reference));
+    }
   }
   return {};
 }
@@ -379,9 +401,17 @@ std::vector<std::string> unhandled(const DescriptorTable& table) {
       reasons.push_back(
           fmt::format("descriptor {} is {} {}; this release does not roll back {}s", fd, article, other->what, kind));
     }
-    if (file.locked) {
-      reasons.push_back(fmt::format("descriptor {} ({}) holds a lock or a lease; this release does not roll back locks",
-                                    fd, model::describe(file)));
+    for (const model::FileLock& lock : file.locks) {
+      if (lock.breaking) {
+        reasons.push_back(fmt::format("descriptor {} ({}) holds a lease that somebody else is breaking just now", fd,
+                                      model::describe(file)));
+      } else if (lock.kind == model::LockKind::other) {
+        reasons.push_back(fmt::format("descriptor {} ({}) holds a {}; this release does not roll back those", fd,
+                                      model::describe(file), model::text(lock)));
+      } else if (!model::is_opened_anew(file) && !(model::may_be_held(file) && !model::sticks_to_description(lock))) {
+        reasons.push_back(fmt::format("descriptor {} ({}) holds a {}; this release does not roll back locks on it", fd,
+                                      model::describe(file), model::text(lock)));
+      }
     }
     if (std::holds_alternative<PipeEnd>(file.object) && (file.status_flags & O_DIRECT) != 0) {
       reasons.push_back(

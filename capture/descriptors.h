@@ -26,7 +26,8 @@ namespace relive::capture {
 Result<model::DescriptorTable> read_descriptors(parasite::Visit& visit, const model::DescriptorTable* snapshot,
                                                 const Holds* holds);
 
-// Takes the keeper's own duplicates of what may be held (model::may_be_held) into Holds::open_files.
+// Takes the keeper's own duplicates of what may be held (model::may_be_held) into Holds::open_files, and references to
+// the files of what is opened anew (model::is_opened_anew) into Holds::references.
 // REQUIRES: the task has stayed frozen since `table` was read.
 Result<void> hold_descriptors(parasite::Visit& visit, const model::DescriptorTable& table, Holds& holds);
 

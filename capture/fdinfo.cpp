@@ -44,6 +44,4 @@ std::string_view take_line(std::string_view& text) {
   return line;
 }
 
-bool has_lock(std::string_view fdinfo) { return fdinfo.find("\nlock:") != std::string_view::npos; }
-
 }  // namespace relive::capture

@@ -20,7 +20,5 @@ Result<std::string> read_fdinfo(int directory, model::RemoteFd fd);
 [[nodiscard]] std::uint64_t number_in(std::string_view text, int base);
 // Takes one line off the front of `text`, without its end.
 [[nodiscard]] std::string_view take_line(std::string_view& text);
-// Does a lock or a lease stand on the open file?
-[[nodiscard]] bool has_lock(std::string_view fdinfo);
 
 }  // namespace relive::capture

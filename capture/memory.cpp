@@ -226,8 +226,9 @@ std::optional<UniqueFd> borrow_own_descriptor(parasite::Visit& visit, const Mapp
     if (!borrowed || ::fstat(borrowed->get(), &seen) != 0 || seen.st_ino != mapping.inode ||
         seen.st_dev != mapping.device)
       continue;
-    const int mode = ::fcntl(borrowed->get(), F_GETFL) & O_ACCMODE;
-    if (mode == O_RDWR || (mode == O_RDONLY && !model::needs_writable_file(mapping))) return std::move(*borrowed);
+    // Opened anew: the task's own description would keep its locks (design, section 8).
+    const std::string link = fmt::format("/proc/self/fd/{}", borrowed->get());
+    if (UniqueFd fd(::open(link.c_str(), open_flags(mapping) | O_NONBLOCK)); fd.valid()) return fd;
   }
   return std::nullopt;
 }

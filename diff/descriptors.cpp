@@ -12,6 +12,7 @@
 #include "diff/self_contained.h"
 #include "diff/sockets.h"
 #include "diff/table.h"
+#include "diff/table_locks.h"
 #include "diff/terminals.h"
 
 namespace relive::diff {
@@ -53,6 +54,7 @@ class Planner {
     make_the_missing();
     place();
     put_right();
+    lock();
     watch();
     describe();
     assemble();
@@ -206,6 +208,8 @@ class Planner {
   void take_held(std::size_t wanted) {
     if (model::may_be_held(wanted_.file(wanted))) {
       made_.emplace_back(TakeHeld{wanted});
+    } else if (model::is_opened_anew(wanted_.file(wanted))) {
+      made_.emplace_back(OpenAnew{wanted});
     } else {
       refuse(wanted, "closed since the snapshot, and nobody may hold what an epoll set watches");
     }
@@ -317,7 +321,6 @@ class Planner {
         file.owner_signal != living.owner_signal) {
       rights_.emplace_back(SetOwner{fd, file.owner_type, file.owner, file.owner_signal});
     }
-    if (living.locked) rights_.emplace_back(Unlock{fd});
     if (position_of(file) != position_of(living)) rights_.emplace_back(Seek{fd, *position_of(file)});
     if (const auto* const terminal = std::get_if<model::Terminal>(&file.object)) {
       put_right_terminal(wanted, *terminal, std::get<model::Terminal>(living.object), fd);
@@ -376,6 +379,20 @@ class Planner {
     const auto writer = std::ranges::find_if(ends, is_writer);
     if (writer == ends.end() || *std::ranges::find_if_not(ends, is_writer) != wanted) return;
     contents_.emplace_back(RefillPipe{wanted, fd, wanted_.numbers(*writer).front(), wanted_.file(wanted).status_flags});
+  }
+
+  // ------------------------------------------------------------------ locks
+  void lock() {
+    for (std::size_t wanted = 0; wanted < wanted_.files(); ++wanted) {
+      if (!matches_.living_of[wanted]) continue;
+      const auto& locks = wanted_.file(wanted).locks;
+      if (std::ranges::any_of(living_.file(*matches_.living_of[wanted]).locks, &model::FileLock::breaking) &&
+          std::ranges::any_of(locks, [](const auto& one) { return one.kind == model::LockKind::lease; }))
+        refuse(wanted, "somebody else is breaking its lease just now", "wait until that one has the file open");
+    }
+    locks_ = plan_table_locks(wanted_.table(), living_.table(), matches_.living_of);
+    plan_.record = locks_.record;
+    plan_.last = locks_.last;
   }
 
   // ------------------------------------------------------------------ epoll sets
@@ -471,7 +488,7 @@ class Planner {
       changed(fmt::format("owner {} -> {}", file.owner, living.owner));
     if (file.owner_signal != living.owner_signal)
       changed(fmt::format("signal {} -> {}", file.owner_signal, living.owner_signal));
-    if (living.locked) changed("locked since");
+    for (std::string& change : lock_changes(file.locks, living.locks)) changed(std::move(change));
     if (position_of(file) != position_of(living)) {
       changed(fmt::format("position {} -> {}", position_of(file).value_or(0), position_of(living).value_or(0)));
     }
@@ -520,7 +537,8 @@ class Planner {
     std::ranges::stable_partition(
         made_, [](const DescriptorOperation& operation) { return !std::holds_alternative<MakeConnection>(operation); });
     note_outside();
-    for (auto* const part : {&made_, &unwatches_, &closes_, &places_, &rights_, &contents_, &watches_}) {
+    for (auto* const part :
+         {&made_, &locks_.take, &unwatches_, &closes_, &places_, &locks_.settle, &rights_, &contents_, &watches_}) {
       plan_.operations.insert(plan_.operations.end(), part->begin(), part->end());
     }
   }
@@ -528,6 +546,7 @@ class Planner {
   Table wanted_;
   Table living_;
   Matches matches_;
+  TableLocks locks_;
   std::vector<DescriptorOperation> made_, unwatches_, closes_, places_, rights_, contents_, watches_;
   DescriptorPlan plan_;
 };
@@ -575,7 +594,10 @@ std::string text(const DescriptorOperation& operation) {
             return fmt::format("descriptor {}: owner {}, signal {}", o.fd.value, o.owner, o.signal);
           },
           [](const Seek& o) { return fmt::format("descriptor {}: position {}", o.fd.value, o.position); },
-          [](const Unlock& o) { return fmt::format("descriptor {}: unlock", o.fd.value); },
+          [](const OpenAnew& o) { return fmt::format("open file {} anew", o.file); },
+          [](const TakeLocks& o) { return fmt::format("file {}: {}", o.file, text(o.steps)); },
+          [](const CloseSpare& o) { return fmt::format("close the spare number of file {}", o.file); },
+          [](const SetLocks& o) { return fmt::format("descriptor {}: {}", o.fd.value, text(o.steps)); },
           [](const RefillPipe& o) {
             return fmt::format("pipe {} -> {}: put its unread bytes back", o.write_end.value, o.read_end.value);
           },

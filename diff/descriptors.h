@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "diff/difference.h"
+#include "diff/locks.h"
 #include "model/descriptor.h"
 
 namespace relive::diff {
@@ -26,6 +27,9 @@ namespace relive::diff {
 
 // --- prepared beside the living table; all that can fail
 struct TakeHeld {  // the keeper's duplicate goes to a spare number
+  std::size_t file;
+};
+struct OpenAnew {  // a file with locks that may not be held: opened again through the keeper's reference to it
   std::size_t file;
 };
 struct TakeLiving {  // a second number for a living file that the table is about to lose or move
@@ -66,6 +70,13 @@ struct SetOption {       // on a living socket; nobody runs who could see it bef
   std::vector<std::byte> living;  // the option's value now; empty if not known
 };
 
+struct TakeLocks {
+  std::size_t file;
+  std::optional<model::RemoteFd> from;  // its number in the living table; none: its spare number
+  std::vector<LockStep> steps;
+  std::vector<LockStep> back;
+};
+
 // --- committed, in this order
 struct Unwatch {  // while the numbers are still the living table's
   model::RemoteFd epoll;
@@ -98,8 +109,15 @@ struct Seek {
   model::RemoteFd fd;
   std::int64_t position;
 };
-struct Unlock {  // every lock and lease that was taken through it
+struct CloseSpare {  // before POSIX locks are set: its close would let go of them
+  std::size_t file;
+};
+struct SetLocks {
+  std::size_t file;
   model::RemoteFd fd;
+  std::vector<LockStep> steps;
+  bool exposed;  // a close has let go of them: refused beforehand where somebody waits for the lock
+  bool go_on;    // whatever the kernel answers
 };
 struct RefillPipe {  // `file` is the read end, `read_flags` the status flags that it ends up with
   std::size_t file;
@@ -132,16 +150,26 @@ struct Watch {
 
 using DescriptorOperation =
     std::variant<TakeHeld, TakeLiving, MakePipe, MakeSelfContained, OpenTerminal, MakeEpollSet, MakeSocket,
-                 MakeSocketPair, MakeConnection, MakeHungUp, SetOption, Unwatch, CloseDescriptor, Place, SetCloseOnExec,
-                 SetStatusFlags, SetOwner, Seek, Unlock, RefillPipe, PutRight, RefillConnection, Listen, Watch>;
+                 MakeSocketPair, MakeConnection, MakeHungUp, SetOption, OpenAnew, TakeLocks, CloseSpare, SetLocks,
+                 Unwatch, CloseDescriptor, Place, SetCloseOnExec, SetStatusFlags, SetOwner, Seek, RefillPipe, PutRight,
+                 RefillConnection, Listen, Watch>;
 
 // One line for --dry-run: "close descriptor 9".
 std::string text(const DescriptorOperation& operation);
+
+// The POSIX locks that the task has now: what an undo of everything gives back, since the close of a spare number lets
+// go of them.
+struct LivingLocks {
+  model::RemoteFd fd;
+  std::vector<LockStep> steps;
+};
 
 struct DescriptorPlan {
   std::vector<Difference> differences;
   std::vector<Refusal> refusals;
   std::vector<DescriptorOperation> operations;  // in the order in which they are carried out
+  std::vector<LivingLocks> record;              // noted before anything is prepared
+  std::vector<SetLocks> last;                   // carried out when the commit has closed its last number
   std::vector<std::string> notes;               // "descriptor 9 (socket a -> b): connection kept"
 };
 

@@ -7,10 +7,13 @@ namespace relive::diff {
 namespace {
 
 constexpr KindRule kKindRules[] = {
-    {"regular file",
-     "position, status flags, close-on-exec, owner and signal (F_SETOWN, F_SETSIG); locks taken since are released",
+    {"regular file", "position, status flags, close-on-exec, owner and signal (F_SETOWN, F_SETSIG)",
      "what is in the file, its name", "the very same open file, held by the keeper; also when it was deleted"},
     {"directory", "position, flags", "what is in it", "the very same open file, held by the keeper"},
+    {"POSIX lock, of the task", "ranges, read or write; refused where somebody else has it now", "",
+     "taken again, also behind every close that lets go of it"},
+    {"flock, open file description lock, lease", "ranges, read or write; refused where somebody else has it now", "",
+     "the file is opened anew by the keeper's reference to it (O_PATH), and locked again"},
     {"memory device", "position, flags", "", "the very same open file, held by the keeper"},
     {"POSIX message queue", "flags; a notification asked for since (mq_notify) is taken back",
      "the messages in it, its name",

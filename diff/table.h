@@ -21,6 +21,7 @@ class Table {
   // Of a file, ascending.
   [[nodiscard]] const std::vector<model::RemoteFd>& numbers(std::size_t index) const { return numbers_[index]; }
   [[nodiscard]] std::size_t files() const { return numbers_.size(); }
+  [[nodiscard]] const model::DescriptorTable& table() const { return table_; }
   [[nodiscard]] const std::vector<model::Descriptor>& descriptors() const { return table_.descriptors; }
   template <class T>
   [[nodiscard]] const T* as(std::size_t index) const {

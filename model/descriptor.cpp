@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 namespace relive::model {
 
 Words words(const EpollSet& set) {
@@ -14,10 +16,18 @@ Words words_of(const FileObject& object) {
   return std::visit([](const auto& one) { return words(one); }, object);
 }
 
+namespace {
+bool has_file(const OpenFile& file) {
+  return std::holds_alternative<RegularFile>(file.object) || std::holds_alternative<DeviceFile>(file.object);
+}
+}  // namespace
+
 bool may_be_held(const OpenFile& file) {
-  if (file.locked || file.watched) return false;
-  return std::holds_alternative<RegularFile>(file.object) || std::holds_alternative<DeviceFile>(file.object) ||
-         std::holds_alternative<MessageQueue>(file.object);
+  const bool known = has_file(file) || std::holds_alternative<MessageQueue>(file.object);
+  return known && !file.watched && std::ranges::none_of(file.locks, sticks_to_description);
+}
+bool is_opened_anew(const OpenFile& file) {
+  return has_file(file) && !file.watched && std::ranges::any_of(file.locks, sticks_to_description);
 }
 
 std::string describe(const OpenFile& file) {

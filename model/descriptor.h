@@ -14,6 +14,7 @@
 #include "model/files.h"
 #include "model/ids.h"
 #include "model/message_queue.h"
+#include "model/locks.h"
 #include "model/self_contained.h"
 #include "model/sockets.h"
 #include "model/terminals.h"
@@ -48,12 +49,12 @@ using FileObject = std::variant<RegularFile, DeviceFile, PipeEnd, EventCounter, 
                                 UnhandledFile>;
 
 struct OpenFile {
-  std::uint32_t status_flags = 0;  // fcntl(F_GETFL)
-  std::int32_t owner = 0;          // F_GETOWN_EX: pid, and ...
-  std::int32_t owner_type = 0;     // ... what it names: F_OWNER_TID, F_OWNER_PID, F_OWNER_PGRP
-  std::int32_t owner_signal = 0;   // F_GETSIG
-  bool locked = false;             // a lock or lease stands on it (fdinfo "lock:")
-  bool watched = false;            // it is in an epoll set of the task
+  std::uint32_t status_flags = 0;    // fcntl(F_GETFL)
+  std::int32_t owner = 0;            // F_GETOWN_EX: pid, and ...
+  std::int32_t owner_type = 0;       // ... what it names: F_OWNER_TID, F_OWNER_PID, F_OWNER_PGRP
+  std::int32_t owner_signal = 0;     // F_GETSIG
+  std::vector<FileLock> locks = {};  // those taken through it (model/locks.h)
+  bool watched = false;              // it is in an epoll set of the task
   FileObject object;
   // In a living table that was captured against a snapshot: the index of the snapshot's open file that is the very same
   // description (kcmp, or the object's own identity where nothing may be held).
@@ -74,8 +75,13 @@ struct DescriptorTable {
 };
 
 // May the keeper keep a reference of its own to it? Only to what the task cannot notice (design, section 8): regular
-// files without locks, directories and devices, and of these none that an epoll set watches.
+// files, directories and devices; of these none that an epoll set watches, and none with a lock that goes with the open
+// file description.
 [[nodiscard]] bool may_be_held(const OpenFile& file);
+
+// Is it opened anew through a reference to the file alone (O_PATH), which keeps no lock? Where it may not be held
+// because of its locks.
+[[nodiscard]] bool is_opened_anew(const OpenFile& file);
 
 // For people: "/tmp/x", "pipe, read end", "socket 127.0.0.1:55 -> 127.0.0.1:80", "timerfd".
 [[nodiscard]] std::string describe(const OpenFile& file);

@@ -92,6 +92,7 @@ Result<void> carry_out(parasite::Visit& visit, const Plan& plan, const Snapshot&
   RELIVE_TRY(apply::prepare_memory(workshop, plan.memory, plan.pages, store));
   rseq.restore(workshop);
   RELIVE_TRY(apply::prepare_process(workshop, plan.process, wanted.task.process));
+  RELIVE_TRY(apply::settle_locks(workshop, plan.descriptors));
   auto goals = RELIVE_TRY(
       apply::thread_goals(visit, wanted.task.threads, living.threads, apply::takes_driver_signals(plan.process)));
   for (std::size_t i = 0; i < cleanup.size(); ++i) {

@@ -30,6 +30,7 @@
 
 #include <array>
 #include <cerrno>
+#include <csignal>
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
@@ -142,6 +143,7 @@ class Subject {
       notes_.clear();
       apply::Workshop workshop{.visit = visit, .holds = holds_, .commit = commit, .cleanup = cleanup, .notes = notes_};
       RELIVE_TRY(apply::prepare_descriptors(workshop, made, wanted_, living));
+      RELIVE_TRY(apply::settle_locks(workshop, made));
       if (!carry_out) return made;
       for (std::size_t index = 0; index < cleanup.size(); ++index) {
         commit.add(cleanup.what(index), wire::Kind::syscall, {}, parasite::Program::OnError::go_on);
@@ -961,11 +963,6 @@ TEST_P(RefusedKindTest, ByName) {
   EXPECT_THAT(refused.error().text(), HasSubstr(GetParam().text));
 }
 
-bool locked_file() {
-  const int fd = ::open(temporary("lock").c_str(), O_RDWR | O_CREAT, 0600);
-  ::unlink(temporary("lock").c_str());
-  return ::flock(fd, LOCK_EX) == 0;
-}
 bool leading_elsewhere() {
   const int epoll = ::epoll_create1(0);
   const int counter = ::eventfd(0, 0);
@@ -1034,10 +1031,115 @@ INSTANTIATE_TEST_SUITE_P(
                       Refused{"unix_datagram", [] { return ::socket(AF_UNIX, SOCK_DGRAM, 0) >= 0; },
                               "is a unix datagram socket"},
                       Refused{"namespace", [] { return ::open("/proc/self/ns/net", O_RDONLY) >= 0; }, "namespace"},
-                      Refused{"lock", locked_file, "holds a lock"},
                       Refused{"stale_epoll_entry", leading_elsewhere, "no longer under its number"},
                       Refused{"descriptor_under_way", descriptor_under_way, "carry descriptors"}),
     [](const auto& kind) { return std::string(kind.param.name); });
+
+// --- locks, between the child and us
+
+constexpr int kLockFiles = 4;  // flock, open file description, POSIX, lease
+std::array<int, kLockFiles> lock_files{};
+const std::string lock_prefix = temporary("lock");  // the same in the child, whose pid is another
+std::string lock_path(int file) { return lock_prefix + std::to_string(file); }
+
+bool take_lock(int file, int fd) {
+  struct flock whole{};
+  whole.l_type = F_WRLCK;
+  whole.l_whence = SEEK_SET;
+  switch (file) {
+    case 0:
+      return ::flock(fd, LOCK_EX | LOCK_NB) == 0;
+    case 1:
+      return ::fcntl(fd, F_OFD_SETLK, &whole) == 0;
+    case 2:
+      return ::fcntl(fd, F_SETLK, &whole) == 0;
+    default:
+      return ::fcntl(fd, F_SETLEASE, F_WRLCK) == 0;
+  }
+}
+bool close_lock_files() {
+  for (const int fd : lock_files) WANT(::close(fd) == 0);
+  return true;
+}
+Script with_locks(std::function<bool()> wreck) {
+  ::signal(SIGIO, SIG_IGN);  // somebody wants what we have a lease on
+  return {.set_up =
+              [] {
+                for (int file = 0; file < kLockFiles; ++file) {
+                  const auto at = static_cast<std::size_t>(file);
+                  lock_files[at] = ::open(lock_path(file).c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+                  WANT(take_lock(file, lock_files[at]));
+                }
+                return true;
+              },
+          .wreck = std::move(wreck),
+          .is_back =
+              [] {
+                for (const int fd : lock_files) WANT(is_open(fd));
+                return true;
+              },
+          .is_wrecked =
+              [] {
+                for (const int fd : lock_files) WANT(!is_open(fd));
+                return true;
+              }};
+}
+// Can this process take what the child had?
+bool free_for_us(int file) {
+  const UniqueFd ours(::open(lock_path(file).c_str(), O_RDWR | O_CLOEXEC | O_NONBLOCK));
+  return ours.valid() && take_lock(file, ours.get());
+}
+void unlink_lock_files() {
+  for (int file = 0; file < kLockFiles; ++file) ::unlink(lock_path(file).c_str());
+}
+
+TEST(DescriptorTest, LocksOfClosedFilesComeBack) {
+  Subject(with_locks(close_lock_files)).expect_there_and_back();
+  Subject(with_locks(close_lock_files)).expect_unchanged_by_faults();
+  unlink_lock_files();
+}
+
+TEST(DescriptorTest, LocksAreThereForOthersAfterARollback) {
+  Subject subject(with_locks(close_lock_files));
+  ASSERT_TRUE(subject.snapshot().has_value());
+  ASSERT_EQ(subject.child().ask('w'), 'y');
+  const auto done = subject.roll_back();
+  ASSERT_TRUE(done.has_value()) << done.error().text();
+  for (int file = 0; file < kLockFiles; ++file) EXPECT_FALSE(free_for_us(file)) << file;
+  unlink_lock_files();
+}
+
+TEST(DescriptorTest, ASnapshotKeepsNoLockAlive) {
+  Subject subject(with_locks(close_lock_files));
+  ASSERT_TRUE(subject.snapshot().has_value());
+  for (int file = 0; file < 3; ++file) EXPECT_FALSE(free_for_us(file)) << file;  // to try the lease is to break it
+  ASSERT_EQ(subject.child().ask('w'), 'y');
+  for (int file = 0; file < kLockFiles; ++file) EXPECT_TRUE(free_for_us(file)) << file;
+  unlink_lock_files();
+}
+
+TEST(DescriptorTest, ALockThatSomebodyElseHasNowIsRefusedByName) {
+  for (int file = 0; file < kLockFiles; ++file) {
+    Subject subject(with_locks(close_lock_files));
+    ASSERT_TRUE(subject.snapshot().has_value());
+    ASSERT_EQ(subject.child().ask('w'), 'y');
+    {
+      const UniqueFd ours(::open(lock_path(file).c_str(), O_RDWR | O_CLOEXEC));
+      ASSERT_TRUE(take_lock(file, ours.get()));
+      const auto wrecked = descriptors_of(subject.child().pid().value);
+      const auto refused = subject.roll_back();
+      ASSERT_FALSE(refused.has_value()) << file;
+      EXPECT_EQ(refused.error().kind, ErrorKind::refused) << refused.error().text();
+      EXPECT_THAT(refused.error().text(), HasSubstr("lock" + std::to_string(file)));
+      EXPECT_EQ(descriptors_of(subject.child().pid().value), wrecked);
+      EXPECT_EQ(subject.child().ask('u'), 'y');
+    }
+    const auto done = subject.roll_back();
+    ASSERT_TRUE(done.has_value()) << done.error().text();
+    EXPECT_EQ(subject.child().ask('b'), 'y');
+  }
+  unlink_lock_files();
+}
 
 // --- a snapshot stands by, nobody rolls back: closing keeps its meaning
 
