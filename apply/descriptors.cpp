@@ -16,6 +16,7 @@
 #include "apply/file_maker.h"
 #include "apply/message_queue.h"
 #include "apply/locks.h"
+#include "apply/memory_file.h"
 #include "apply/self_contained.h"
 #include "apply/sockets.h"
 #include "apply/terminals.h"
@@ -60,6 +61,13 @@ class Executor {
     if (reference == workshop_.holds.references.end())
       return fail(ErrorKind::refused, fmt::format("nothing leads to {} any more", model::describe(file(op.file))));
     return open_anew(maker_, op.file, file(op.file), reference->second.get());
+  }
+
+  Result<void> operator()(const diff::PutContents& op) {
+    const auto copy = workshop_.holds.contents.find(op.file);
+    const int contents = copy == workshop_.holds.contents.end() ? -1 : copy->second.get();
+    const UniqueFd ours = RELIVE_TRY(visit().task().borrow(op.from ? *op.from : maker_.spare(op.file)));
+    return put_contents(workshop_, ours.get(), *std::get<model::RegularFile>(file(op.file).object).memory, contents);
   }
 
   Result<void> operator()(const diff::TakeLocks& op) {

@@ -17,6 +17,7 @@
 #include "capture/fdinfo.h"
 #include "capture/kcmp.h"
 #include "capture/locks.h"
+#include "capture/memory_file.h"
 #include "capture/opened.h"
 #include "capture/sockets.h"
 #include "capture/survey.h"
@@ -175,6 +176,8 @@ class Reader {
           if constexpr (requires { object.position; }) object.position = key.position;
         },
         file.object);
+    if (auto* const regular = std::get_if<model::RegularFile>(&file.object); regular != nullptr && regular->memory)
+      regular->memory = RELIVE_TRY(read_memory_file(ours));
     unsorted_[key].push_back(add(std::move(file), descriptor.fd));
     return true;
   }
@@ -385,6 +388,11 @@ Result<void> hold_descriptors(parasite::Visit& visit, const DescriptorTable& tab
       if (!reference) return fail_errno("open O_PATH", model::describe(file));
       holds.references.emplace(index, std::move(reference));
     }
+    const auto* const regular = std::get_if<model::RegularFile>(&file.object);
+    if (regular == nullptr || !regular->memory || holds.contents.contains(index)) continue;
+    const UniqueFd duplicate = RELIVE_TRY(visit.task().borrow(descriptor.fd));
+    if (auto copy = RELIVE_TRY(copy_memory_file(duplicate.get(), *regular->memory)))
+      holds.contents.emplace(index, std::move(copy));
   }
   return {};
 }
@@ -400,6 +408,11 @@ std::vector<std::string> unhandled(const DescriptorTable& table) {
           std::string_view("aeioAEIO").contains(kind.front()) ? "an" : "a";  // a unix socket, a UDP socket
       reasons.push_back(
           fmt::format("descriptor {} is {} {}; this release does not roll back {}s", fd, article, other->what, kind));
+    }
+    if (const auto* const regular = std::get_if<model::RegularFile>(&file.object);
+        regular != nullptr && regular->memory) {
+      if (std::string reason = why_not(*regular->memory); !reason.empty())
+        reasons.push_back(fmt::format("descriptor {} is a memfd {}", fd, reason));
     }
     for (const model::FileLock& lock : file.locks) {
       if (lock.breaking) {
@@ -465,7 +478,6 @@ std::string unhandled_kind(std::string_view link) {
     }
     return fmt::format("kernel object ({})", name);
   }
-  if (link.starts_with("/memfd:")) return fmt::format("memfd ({})", link);
   if (link.starts_with("/secretmem")) return "secret memory file";
   if (link.starts_with("/[aio]")) return "AIO ring";
   if (link.starts_with("pidfd:")) return "pidfd";

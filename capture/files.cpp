@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 #include <sys/sysmacros.h>
 
+#include "capture/memory_file.h"
 #include "capture/opened.h"
 
 namespace relive::capture {
@@ -19,11 +20,16 @@ model::FileIdentity identity_of(const struct stat& status) { return {.device = s
 
 Result<model::FileObject> read_regular(const Opened& opened) {
   if (is_message_queue(opened)) return read_message_queue(opened);
+  if (is_huge_page_file(opened.ours))
+    return model::FileObject(model::UnhandledFile{fmt::format("huge-page file ({})", opened.link)});
+  std::optional<model::MemoryFile> memory;
+  if (opened.link.starts_with("/memfd:")) memory = RELIVE_TRY(read_memory_file(opened.ours));
   return model::FileObject(model::RegularFile{.path = opened.link,
                                               .identity = identity_of(opened.status),
                                               .directory = S_ISDIR(opened.status.st_mode),
                                               .deleted = opened.status.st_nlink == 0,
-                                              .position = opened.position});
+                                              .position = opened.position,
+                                              .memory = memory});
 }
 
 Result<model::FileObject> read_device(const Opened& opened) {

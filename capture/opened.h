@@ -31,7 +31,7 @@ struct Opened {
   [[nodiscard]] Result<std::string> fdinfo() const;
 };
 
-Result<model::FileObject> read_regular(const Opened& opened);  // and directories
+Result<model::FileObject> read_regular(const Opened& opened);  // and directories, and memfds
 Result<model::FileObject> read_device(const Opened& opened);   // character devices
 [[nodiscard]] bool is_message_queue(const Opened& opened);
 Result<model::FileObject> read_message_queue(const Opened& opened);

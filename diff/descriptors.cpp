@@ -54,6 +54,7 @@ class Planner {
     make_the_missing();
     place();
     put_right();
+    put_contents();
     lock();
     watch();
     describe();
@@ -381,6 +382,24 @@ class Planner {
     contents_.emplace_back(RefillPipe{wanted, fd, wanted_.numbers(*writer).front(), wanted_.file(wanted).status_flags});
   }
 
+  // ------------------------------------------------------------------ memfds
+  void put_contents() {
+    for (std::size_t wanted = 0; wanted < wanted_.files(); ++wanted) {
+      const auto* const file = wanted_.as<RegularFile>(wanted);
+      if (file == nullptr || !file->memory || wanted_.numbers(wanted).empty()) continue;
+      const auto& living = matches_.living_of[wanted];
+      if (!living) {  // what became of it is not known
+        made_.emplace_back(PutContents{wanted, std::nullopt});
+        continue;
+      }
+      const model::MemoryFile now = living_.as<RegularFile>(*living)->memory.value_or(model::MemoryFile{});
+      if ((now.seals & ~file->memory->seals) != 0)
+        refuse(wanted, "sealed since the snapshot, and seals cannot be taken off");
+      else if (now.size != file->memory->size || now.digest != file->memory->digest)
+        made_.emplace_back(PutContents{wanted, living_.numbers(*living).front()});
+    }
+  }
+
   // ------------------------------------------------------------------ locks
   void lock() {
     for (std::size_t wanted = 0; wanted < wanted_.files(); ++wanted) {
@@ -488,6 +507,13 @@ class Planner {
       changed(fmt::format("owner {} -> {}", file.owner, living.owner));
     if (file.owner_signal != living.owner_signal)
       changed(fmt::format("signal {} -> {}", file.owner_signal, living.owner_signal));
+    if (const auto* const regular = std::get_if<RegularFile>(&file.object); regular != nullptr && regular->memory) {
+      const auto now = std::get<RegularFile>(living.object).memory.value_or(model::MemoryFile{});
+      if (regular->memory->size != now.size) changed(fmt::format("size {} -> {}", regular->memory->size, now.size));
+      if (regular->memory->digest != now.digest) changed("its contents are others");
+      if (regular->memory->seals != now.seals)
+        changed(fmt::format("seals {:#x} -> {:#x}", regular->memory->seals, now.seals));
+    }
     for (std::string& change : lock_changes(file.locks, living.locks)) changed(std::move(change));
     if (position_of(file) != position_of(living)) {
       changed(fmt::format("position {} -> {}", position_of(file).value_or(0), position_of(living).value_or(0)));
@@ -594,6 +620,7 @@ std::string text(const DescriptorOperation& operation) {
             return fmt::format("descriptor {}: owner {}, signal {}", o.fd.value, o.owner, o.signal);
           },
           [](const Seek& o) { return fmt::format("descriptor {}: position {}", o.fd.value, o.position); },
+          [](const PutContents& o) { return fmt::format("file {}: put its contents back", o.file); },
           [](const OpenAnew& o) { return fmt::format("open file {} anew", o.file); },
           [](const TakeLocks& o) { return fmt::format("file {}: {}", o.file, text(o.steps)); },
           [](const CloseSpare& o) { return fmt::format("close the spare number of file {}", o.file); },

@@ -70,6 +70,10 @@ struct SetOption {       // on a living socket; nobody runs who could see it bef
   std::vector<std::byte> living;  // the option's value now; empty if not known
 };
 
+struct PutContents {  // into a memfd: its size and what it held
+  std::size_t file;
+  std::optional<model::RemoteFd> from;  // its number in the living table; none: its spare number
+};
 struct TakeLocks {
   std::size_t file;
   std::optional<model::RemoteFd> from;  // its number in the living table; none: its spare number
@@ -150,9 +154,9 @@ struct Watch {
 
 using DescriptorOperation =
     std::variant<TakeHeld, TakeLiving, MakePipe, MakeSelfContained, OpenTerminal, MakeEpollSet, MakeSocket,
-                 MakeSocketPair, MakeConnection, MakeHungUp, SetOption, OpenAnew, TakeLocks, CloseSpare, SetLocks,
-                 Unwatch, CloseDescriptor, Place, SetCloseOnExec, SetStatusFlags, SetOwner, Seek, RefillPipe, PutRight,
-                 RefillConnection, Listen, Watch>;
+                 MakeSocketPair, MakeConnection, MakeHungUp, SetOption, OpenAnew, PutContents, TakeLocks, CloseSpare,
+                 SetLocks, Unwatch, CloseDescriptor, Place, SetCloseOnExec, SetStatusFlags, SetOwner, Seek, RefillPipe,
+                 PutRight, RefillConnection, Listen, Watch>;
 
 // One line for --dry-run: "close descriptor 9".
 std::string text(const DescriptorOperation& operation);

@@ -9,6 +9,8 @@ namespace {
 constexpr KindRule kKindRules[] = {
     {"regular file", "position, status flags, close-on-exec, owner and signal (F_SETOWN, F_SETSIG)",
      "what is in the file, its name", "the very same open file, held by the keeper; also when it was deleted"},
+    {"memfd", "contents (up to 64 MiB), size, position, flags; seals added since are refused", "",
+     "the very same open file, held by the keeper, with a copy of its contents"},
     {"directory", "position, flags", "what is in it", "the very same open file, held by the keeper"},
     {"POSIX lock, of the task", "ranges, read or write; refused where somebody else has it now", "",
      "taken again, also behind every close that lets go of it"},

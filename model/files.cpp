@@ -8,7 +8,11 @@ Words words(const RegularFile& file) {
   std::string text = file.path;
   if (file.deleted && !text.ends_with("(deleted)")) text += " (deleted)";
   if (!file.directory) text += fmt::format(", at {}", file.position);
-  return {.kind = file.directory ? "directory" : "file", .detail = std::move(text), .phrase = file.path};
+  return {.kind = file.directory ? "directory"
+                  : file.memory  ? "memfd"
+                                 : "file",
+          .detail = std::move(text),
+          .phrase = file.path};
 }
 
 Words words(const DeviceFile& file) { return {.kind = "device", .detail = file.path, .phrase = file.path}; }

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -17,13 +18,24 @@ struct FileIdentity {
   auto operator<=>(const FileIdentity&) const = default;
 };
 
-// A regular file or a directory. What is in the file is no part of a snapshot.
+// What a memfd (memfd_create(2)) holds: it is part of a snapshot, unlike that of any other file.
+struct MemoryFile {
+  std::uint32_t seals = 0;     // F_GET_SEALS
+  std::int64_t size = 0;       // bytes
+  std::uint64_t resident = 0;  // bytes that take memory
+  std::uint64_t digest = 0;  // of the contents; equal contents have equal ones. Not computed where `resident` is large
+  bool operator==(const MemoryFile&) const = default;
+};
+inline constexpr std::uint64_t kMemoryFileLimit = std::uint64_t{64} << 20;  // resident bytes that a snapshot may keep
+
+// A regular file, a directory or a memfd. What is in the file is no part of a snapshot, but for memfds.
 struct RegularFile {
   std::string path;
   FileIdentity identity;
   bool directory = false;
   bool deleted = false;
   std::int64_t position = 0;
+  std::optional<MemoryFile> memory = std::nullopt;
   bool operator==(const RegularFile&) const = default;
 };
 

@@ -1026,7 +1026,12 @@ INSTANTIATE_TEST_SUITE_P(
                       Refused{"perf_event", own_perf_event,
                               "is a perf event; this release does not roll back perf events", "perf-events"},
                       Refused{"bpf_map", bpf_map, "is a BPF map; this release does not roll back BPF maps", "bpf"},
-                      Refused{"memfd", [] { return ::memfd_create("x", 0) >= 0; }, "is a memfd"},
+                      Refused{"memfd_sealed_for_the_future",
+                              [] {
+                                const int fd = ::memfd_create("x", MFD_ALLOW_SEALING);
+                                return ::fcntl(fd, F_ADD_SEALS, 0x10 /* F_SEAL_FUTURE_WRITE */) == 0;
+                              },
+                              "F_SEAL_FUTURE_WRITE"},
                       Refused{"udp", [] { return ::socket(AF_INET, SOCK_DGRAM, 0) >= 0; }, "is a UDP socket"},
                       Refused{"unix_datagram", [] { return ::socket(AF_UNIX, SOCK_DGRAM, 0) >= 0; },
                               "is a unix datagram socket"},

@@ -87,7 +87,7 @@ static void become(unsigned kind) {
       MUST(socket(AF_NETLINK, SOCK_RAW, 0));
       break;
     case 6:
-      MUST(memfd_create("victim", 0));
+      MUST(memfd_create("victim", MFD_HUGETLB));
       break;
     default:
       break;
