@@ -17,6 +17,7 @@
 #include "apply/message_queue.h"
 #include "apply/locks.h"
 #include "apply/memory_file.h"
+#include "apply/pipes.h"
 #include "apply/self_contained.h"
 #include "apply/sockets.h"
 #include "apply/terminals.h"
@@ -97,13 +98,7 @@ class Executor {
       if (now != static_cast<int>(capacity) && ::fcntl(writer.get(), F_SETPIPE_SZ, capacity) < 0) {
         return fail_errno("fcntl F_SETPIPE_SZ", "a new pipe");
       }
-      if (op.read_end) {
-        const auto& bytes = std::get<model::PipeEnd>(file(*op.read_end).object).bytes;
-        // Never blocks: the pipe is empty and holds what it held before.
-        if (!bytes.empty() && ::write(writer.get(), bytes.data(), bytes.size()) != static_cast<ssize_t>(bytes.size())) {
-          return fail_errno("write", "a new pipe");
-        }
-      }
+      if (op.read_end) RELIVE_TRY(fill_pipe(writer.get(), std::get<model::PipeEnd>(file(*op.read_end).object)));
     }
     RELIVE_TRY(keep_or_close(op.read_end, read_end));
     return keep_or_close(op.write_end, write_end);
@@ -186,14 +181,8 @@ class Executor {
   }
 
   Result<void> operator()(const diff::RefillPipe& op) {
-    const auto& bytes = std::get<model::PipeEnd>(file(op.file).object).bytes;
     RELIVE_TRY(maker_.drain(op.read_end, op.read_flags));
-    if (bytes.empty()) return {};
-    const auto there = RELIVE_TRY(visit().arena().put(bytes));
-    // Never blocks: the pipe is empty by now and held as much before. SIGPIPE never: the read end is in the table.
-    maker_.commit(fmt::format("write {} bytes to pipe {}", bytes.size(), op.write_end.value), SYS_write,
-                  {FileMaker::number(op.write_end), there.value, bytes.size()});
-    return {};
+    return refill_pipe(maker_, op.write_end, flags_under(op.write_end), std::get<model::PipeEnd>(file(op.file).object));
   }
 
   Result<void> operator()(const diff::PutRight& op) {
@@ -225,6 +214,11 @@ class Executor {
  private:
   parasite::Visit& visit() { return workshop_.visit; }
   [[nodiscard]] const OpenFile& file(std::size_t index) const { return wanted_.open_files.at(index); }
+  // The status flags of the wanted file under a number.
+  [[nodiscard]] std::uint32_t flags_under(RemoteFd fd) const {
+    const auto found = std::ranges::lower_bound(wanted_.descriptors, fd, {}, &model::Descriptor::fd);
+    return found != wanted_.descriptors.end() && found->fd == fd ? file(found->open_file).status_flags : 0;
+  }
   // The numbers of the wanted table must be within the limit that dup3(2) meets.
   Result<void> check_limit(const diff::DescriptorPlan& plan) {
     RemoteFd highest{-1};

@@ -243,9 +243,10 @@ class Reader {
   }
 
   Result<FileObject> read_object(const Opened& opened, OpenFile& file) {
+    // A reference alone: it can be held whatever it leads to, for nobody can use it.
+    if ((opened.flags & O_PATH) != 0) return read_reference(opened);
     if (const ReadObject reader = reader_of(opened.link)) return reader(opened);
     if (std::string kind = unhandled_kind(opened.link); !kind.empty()) return UnhandledFile{std::move(kind)};
-    const bool path_only = (opened.flags & O_PATH) != 0;
     const auto unhandled_at = [&](std::string_view what) {
       return FileObject(UnhandledFile{fmt::format("{} ({})", what, opened.link)});
     };
@@ -260,10 +261,9 @@ class Reader {
       case S_IFBLK:
         return unhandled_at("block device");
       case S_IFIFO:
-        if (path_only || !opened.link.starts_with("pipe:[")) return unhandled_at("named pipe");
+        if (!opened.link.starts_with("pipe:[")) return unhandled_at("named pipe");
         return read_pipe(opened);
       case S_IFSOCK:
-        if (path_only) return unhandled_at("O_PATH reference to a socket");
         return read_socket(opened.ours, opened.status.st_ino, diagnoser_);
       default:
         return unhandled_at("file of an unknown kind");
@@ -425,10 +425,6 @@ std::vector<std::string> unhandled(const DescriptorTable& table) {
         reasons.push_back(fmt::format("descriptor {} ({}) holds a {}; this release does not roll back locks on it", fd,
                                       model::describe(file), model::text(lock)));
       }
-    }
-    if (std::holds_alternative<PipeEnd>(file.object) && (file.status_flags & O_DIRECT) != 0) {
-      reasons.push_back(
-          fmt::format("descriptor {} is a packet pipe (O_DIRECT); this release does not roll back packet pipes", fd));
     }
     if (const auto* const queue = std::get_if<model::MessageQueue>(&file.object); queue != nullptr && queue->notifies) {
       reasons.push_back(

@@ -32,6 +32,13 @@ Result<model::FileObject> read_regular(const Opened& opened) {
                                               .memory = memory});
 }
 
+Result<model::FileObject> read_reference(const Opened& opened) {
+  return model::FileObject(model::RegularFile{.path = opened.link,
+                                              .identity = identity_of(opened.status),
+                                              .directory = S_ISDIR(opened.status.st_mode),
+                                              .deleted = opened.status.st_nlink == 0});
+}
+
 Result<model::FileObject> read_device(const Opened& opened) {
   const bool memory = major(opened.status.st_rdev) == 1;
   const bool terminal = is_terminal(opened.status.st_rdev);

@@ -31,8 +31,9 @@ struct Opened {
   [[nodiscard]] Result<std::string> fdinfo() const;
 };
 
-Result<model::FileObject> read_regular(const Opened& opened);  // and directories, and memfds
-Result<model::FileObject> read_device(const Opened& opened);   // character devices
+Result<model::FileObject> read_regular(const Opened& opened);    // and directories, and memfds
+Result<model::FileObject> read_reference(const Opened& opened);  // O_PATH, to whatever it is
+Result<model::FileObject> read_device(const Opened& opened);     // character devices
 [[nodiscard]] bool is_message_queue(const Opened& opened);
 Result<model::FileObject> read_message_queue(const Opened& opened);
 Result<model::FileObject> read_terminal(const Opened& opened);

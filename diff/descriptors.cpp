@@ -38,6 +38,8 @@ bool fired(std::uint32_t events) {
 }
 bool same_events(std::uint32_t a, std::uint32_t b) { return a == b || (fired(a) && fired(b)); }
 
+bool same_bytes(const PipeEnd& a, const PipeEnd& b) { return a.bytes == b.bytes && a.pieces == b.pieces; }
+
 class Planner {
  public:
   Planner(const DescriptorTable& wanted, const DescriptorTable& living)
@@ -168,7 +170,7 @@ class Planner {
     if (pipe.capacity != living.capacity) return false;
     // Without a write end in the task nothing can be put into it; with one outside it was not `outside` at the
     // snapshot.
-    return partner || (pipe.bytes == living.bytes && !living.outside && !has_partner(living));
+    return partner || (same_bytes(pipe, living) && !living.outside && !has_partner(living));
   }
   [[nodiscard]] bool has_partner(const PipeEnd& pipe) const {
     return std::ranges::any_of(living_.ends_of(pipe.identity), [&](std::size_t other) {
@@ -328,7 +330,7 @@ class Planner {
     } else if (must_put_right_object(file, living)) {
       contents_.emplace_back(PutRight{wanted, *matches_.living_of[wanted], fd, model::words_of(file.object).kind});
     } else if (const auto* const pipe = std::get_if<PipeEnd>(&file.object)) {
-      if (!pipe->write_end && !pipe->outside && pipe->bytes != std::get<PipeEnd>(living.object).bytes)
+      if (!pipe->write_end && !pipe->outside && !same_bytes(*pipe, std::get<PipeEnd>(living.object)))
         refill(wanted, *pipe, fd);
     } else if (wanted_.as<Socket>(wanted) != nullptr) {
       take(put_right_socket(wanted, wanted_, living_, matches_));
@@ -521,7 +523,7 @@ class Planner {
     for (std::string& change : changes_of(file, living)) changed(std::move(change));
     if (const auto* const pipe = std::get_if<PipeEnd>(&file.object)) {
       const auto& now = std::get<PipeEnd>(living.object);
-      if (!pipe->outside && pipe->bytes != now.bytes) changed(bytes_text(pipe->bytes, now.bytes));
+      if (!pipe->outside && !same_bytes(*pipe, now)) changed(bytes_text(pipe->bytes, now.bytes));
       if (!pipe->outside && pipe->capacity != now.capacity)
         changed(fmt::format("capacity {} -> {}", pipe->capacity, now.capacity));
     } else if (const auto* const socket = std::get_if<Socket>(&file.object)) {

@@ -48,6 +48,13 @@ struct DeviceFile {
   bool operator==(const DeviceFile&) const = default;
 };
 
+// What one read(2) gets of a pipe at most: a packet (O_DIRECT), or a stretch of a stream.
+struct PipePiece {
+  std::uint32_t bytes = 0;
+  bool packet = false;
+  bool operator==(const PipePiece&) const = default;
+};
+
 // One end of a pipe(2). `bytes` are the unread bytes, known at the read end of a pipe that is not `outside`.
 struct PipeEnd {
   FileIdentity identity;  // the pipe
@@ -55,6 +62,7 @@ struct PipeEnd {
   bool outside = false;  // the other end lives, and belongs to somebody else
   std::uint32_t capacity = 0;
   std::vector<std::byte> bytes;
+  std::vector<PipePiece> pieces = {};  // where there are packets among them; else empty, and all is one stream
   bool operator==(const PipeEnd&) const = default;
 };
 
