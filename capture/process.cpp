@@ -122,14 +122,6 @@ Result<void> check_shared(parasite::Visit& visit) {
   return {};
 }
 
-// The list of what semop(2) would undo is there from the first SEM_UNDO on. It cannot be read, but compared: relive has
-// none itself, and all that have none are equal.
-bool undoes_semaphores(parasite::Visit& visit) {
-  return std::ranges::any_of(visit.task().threads(), [](const task::FrozenThread& thread) {
-    return ::syscall(SYS_kcmp, ::getpid(), thread.tid.value, KCMP_SYSVSEM, 0, 0) > 0;
-  });
-}
-
 Result<std::uint64_t> status_number(std::string_view status, std::string_view name, int base) {
   const auto number = parse_number<std::uint64_t>(task::status_field(status, name), base);
   if (!number) return fail(ErrorKind::system, fmt::format("/proc/PID/status: cannot read line \"{}:\"", name));
@@ -215,7 +207,6 @@ Result<model::Process> read_process(parasite::Visit& visit) {
   process.pending =
       RELIVE_TRY(read_pending(visit.driver(), QueueOf::task, RELIVE_TRY(status_number(status, "ShdPnd", 16))));
 
-  process.semaphore_undo = undoes_semaphores(visit);
   const std::string stat = RELIVE_TRY(task::read_proc(pid, "stat"));
   const auto terminal = parse_number<std::int32_t>(RELIVE_TRY(task::stat_field(stat, 7)));
   if (!terminal) return fail(ErrorKind::system, "/proc/PID/stat: cannot read the controlling terminal");
@@ -236,11 +227,6 @@ Result<model::Process> read_process(parasite::Visit& visit) {
   process.namespaces = RELIVE_TRY(read_namespaces(visit));
   if (program.result(questions.any_child) != -ECHILD) process.children = RELIVE_TRY(read_children(visit));
   return process;
-}
-
-std::vector<std::string> unhandled(const model::Process& process) {
-  if (!process.semaphore_undo) return {};
-  return {"the task has used a System V semaphore with SEM_UNDO; what would be undone can be neither read nor set"};
 }
 
 Result<void> hold_directories(parasite::Visit& visit, Holds& holds) {

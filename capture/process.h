@@ -20,7 +20,4 @@ Result<model::Process> read_process(parasite::Visit& visit);
 // names are gone.
 Result<void> hold_directories(parasite::Visit& visit, Holds& holds);
 
-// Why a snapshot of it must be refused, a line each.
-[[nodiscard]] std::vector<std::string> unhandled(const model::Process& process);
-
 }  // namespace relive::capture

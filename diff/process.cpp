@@ -115,10 +115,6 @@ class Planner {
       same(fmt::format("{} namespace", model::kNamespaces[i]), wanted_.namespaces[i], living_.namespaces[i],
            kNewSnapshot);
     }
-    if (living_.semaphore_undo && !wanted_.semaphore_undo) {
-      refuse("semaphores", "used with SEM_UNDO since; what would be undone can be neither read nor set",
-             std::string(kNewSnapshot));
-    }
     // One that is lost is noted: it may have hung up, and mostly has (diff/terminals.h refuses the rest).
     if (living_.controlling_terminal == 0 && wanted_.controlling_terminal != 0) {
       plan_.notes.emplace_back("the task has lost its controlling terminal since, which cannot come back");

@@ -30,7 +30,7 @@ std::vector<std::vector<RemoteFd>> numbers_by_file(const DescriptorTable& table)
 std::optional<FileIdentity> identity_of(const OpenFile& file) {
   return std::visit(
       [](const auto& object) -> std::optional<FileIdentity> {
-        if constexpr (requires { object.identity; }) return object.identity;
+        if constexpr (requires { object.identity.inode; }) return object.identity;
         return std::nullopt;
       },
       file.object);

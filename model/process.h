@@ -63,7 +63,6 @@ struct Process {
   std::int32_t parent = 0;
   std::int32_t group = 0;
   std::int32_t session = 0;
-  bool semaphore_undo = false;            // has made a semaphore operation with SEM_UNDO (semop(2))
   std::int32_t controlling_terminal = 0;  // its device number (tty_nr of proc_pid_stat(5)); 0: none
   std::array<std::uint64_t, kNamespaces.size()> namespaces{};  // inode numbers; 0: this kernel has none of that kind
   // Children that live or have not been waited for, ascending, in relive's own pid namespace. One that is missing is

@@ -38,7 +38,7 @@ bool next_line(std::string_view text, std::size_t& at, MapsLine& out) {
 
 Result<std::int64_t> remote_syscall(task::FrozenTask& task, model::Tid tid, const user_regs_struct& base,
                                     model::TaskAddress instruction, long number,
-                                    std::initializer_list<std::uint64_t> arguments) {
+                                    std::initializer_list<std::uint64_t> arguments, std::string_view fault) {
   std::uint64_t arg[6] = {};
   std::copy_n(arguments.begin(), std::min<std::size_t>(arguments.size(), 6), arg);
   user_regs_struct registers = base;
@@ -57,7 +57,7 @@ Result<std::int64_t> remote_syscall(task::FrozenTask& task, model::Tid tid, cons
   while (stops < 2) {
     const int status = RELIVE_TRY(task.run_until_stop(tid, PTRACE_SYSCALL));
     if (WSTOPSIG(status) == (SIGTRAP | 0x80)) {  // PTRACE_O_TRACESYSGOOD; other stops (job control) are passed over
-      if (++stops == 1) passed = fault_point(fmt::format("inside system call {}", number));
+      if (++stops == 1 && !fault.empty()) passed = fault_point(fault);
     } else if (status >> 16 == 0) {
       return fail(ErrorKind::system,
                   fmt::format("thread {} got signal {} in a system call of relive's", tid.value, WSTOPSIG(status)));

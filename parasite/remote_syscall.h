@@ -15,10 +15,11 @@ namespace relive::parasite {
 
 // Sets the thread's registers from `base`, points it at the syscall instruction at `instruction`, lets it do one call,
 // and returns the result (-errno for an error of the call). The thread is left behind the instruction, with these
-// registers.
+// registers. `fault`, unless empty, is the name of a fault point that is passed while the thread is inside the call;
+// the call is carried out all the same.
 Result<std::int64_t> remote_syscall(task::FrozenTask& task, model::Tid tid, const user_regs_struct& base,
                                     model::TaskAddress instruction, long number,
-                                    std::initializer_list<std::uint64_t> arguments);
+                                    std::initializer_list<std::uint64_t> arguments, std::string_view fault = {});
 
 // One line of a maps text. Advances `at`; false at the end.
 struct MapsLine {

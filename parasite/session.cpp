@@ -66,8 +66,8 @@ class Contact {
 
   Result<std::uint64_t> call(std::string_view name, long number, std::initializer_list<std::uint64_t> arguments) {
     RELIVE_TRY(fault_point(name));
-    const std::int64_t result =
-        RELIVE_TRY(remote_syscall(*task_, thread_.tid, base_, home_.instruction, number, arguments));
+    const std::int64_t result = RELIVE_TRY(remote_syscall(*task_, thread_.tid, base_, home_.instruction, number,
+                                                          arguments, fmt::format("inside {}", name)));
     if (result < 0)
       return fail_errno(name, fmt::format("inside task {}", task_->pid().value), static_cast<int>(-result));
     return static_cast<std::uint64_t>(result);

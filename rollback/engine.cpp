@@ -182,7 +182,6 @@ Result<SnapshotReport> Engine::snapshot(const SnapshotOptions& options) {
       RELIVE_TRY(refuse_company(visit));
       snapshot->task = RELIVE_TRY(read_task(visit, nullptr, nullptr, nullptr, {}, capture::Depth::full, stopwatch));
       std::vector<std::string> unhandled = capture::unhandled(snapshot->task.descriptors);
-      for (std::string& reason : capture::unhandled(snapshot->task.process)) unhandled.push_back(std::move(reason));
       for (const diff::Refusal& refusal : diff::unhandled_memory(snapshot->task.memory))
         unhandled.push_back(fmt::format("{}: {}", refusal.object, refusal.reason));
       if (!unhandled.empty()) return fail(ErrorKind::refused, join(unhandled), "nothing was changed");

@@ -86,6 +86,10 @@ void expect_done(const Result<rollback::RollbackReport>& report) {
   ASSERT_EQ(report->fate, Fate::done) << refusals << (report->error ? report->error->text() : "");
 }
 
+void expect_taken(const Result<rollback::SnapshotReport>& report) {
+  ASSERT_TRUE(report.has_value()) << report.error().text();
+}
+
 TEST_P(EngineTest, MemoryGoesBackAgainAndAgain) {
   const Child child(memory_victim);
   auto engine = Engine::open(child.pid());
@@ -126,7 +130,7 @@ TEST_P(EngineTest, DropLeavesNothingBehind) {
   const std::string maps = task::read_proc(child.pid(), "maps").value();
   const std::string signals = task::read_proc(child.pid(), "status").value();
   auto engine = Engine::open(child.pid());
-  ASSERT_TRUE((*engine)->snapshot(named("a")).has_value());
+  expect_taken((*engine)->snapshot(named("a")));
   ASSERT_EQ(child.ask('w'), 'w');
   expect_done((*engine)->rollback({.name = "a"}));
   const auto dropped = (*engine)->drop("a");
@@ -190,7 +194,7 @@ int thread_victim(ChildEnd end) {
 TEST_P(EngineTest, ThreadsThatEndedComeBackAndThoseBornGo) {
   const Child child(thread_victim);
   auto engine = Engine::open(child.pid());
-  ASSERT_TRUE((*engine)->snapshot(named("a")).has_value());
+  expect_taken((*engine)->snapshot(named("a")));
   ASSERT_EQ(child.ask('v'), 'p') << "armed";
   for (int round = 0; round < 20; ++round) {
     SCOPED_TRACE(round);
@@ -206,7 +210,7 @@ TEST_P(EngineTest, ThreadsThatEndedComeBackAndThoseBornGo) {
 TEST_P(EngineTest, DiffTellsAndChangesNothing) {
   const Child child(memory_victim);
   auto engine = Engine::open(child.pid());
-  ASSERT_TRUE((*engine)->snapshot(named("a")).has_value());
+  expect_taken((*engine)->snapshot(named("a")));
   ASSERT_EQ(child.ask('w'), 'w');
   const auto report = (*engine)->diff("a");
   ASSERT_TRUE(report.has_value()) << report.error().text();

@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""Rings shared with the kernel, undo values of semaphores and the like: refused by name, before the first change."""
+"""Rings shared with the kernel and the like: refused by name, before the first change."""
 
 import json
 
 import harness
 
-AIO, UNDO, NOTIFICATION, DETACHED, IO_URING = range(5)
+AIO, NOTIFICATION, DETACHED, IO_URING = range(4)
 # Made before the snapshot, made since; and words that the refusal must have.
-AT_SNAPSHOT = [(AIO, "/[aio]"), (UNDO, "SEM_UNDO"), (NOTIFICATION, "mq_notify"), (IO_URING, "io_uring")]
-SINCE = [(AIO, "AIO"), (UNDO, "SEM_UNDO"), (DETACHED, "detached since")]
+AT_SNAPSHOT = [(AIO, "/[aio]"), (NOTIFICATION, "mq_notify"), (IO_URING, "io_uring")]
+SINCE = [(AIO, "AIO"), (DETACHED, "detached since")]
 
 
 def refused(scene, *words):

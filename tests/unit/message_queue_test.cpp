@@ -47,17 +47,6 @@ TEST(MessageQueueTest, ANotificationSinceIsTakenBackAndAClosedOneIsTakenFromTheH
   EXPECT_THAT(texts(diff::plan_descriptors(table(false, false), {})).front(), "give the task the held file 0");
 }
 
-TEST(MessageQueueTest, UndoValuesAreRefused) {
-  model::Process wanted;
-  model::Process living;
-  EXPECT_THAT(capture::unhandled(wanted), IsEmpty());
-  living.semaphore_undo = true;
-  EXPECT_THAT(capture::unhandled(living), SizeIs(1));
-  const auto plan = diff::plan_process(wanted, living);
-  ASSERT_THAT(plan.refusals, SizeIs(1));
-  EXPECT_THAT(plan.refusals[0].reason, HasSubstr("SEM_UNDO"));
-}
-
 TEST(MessageQueueTest, AnAioContextMadeSinceIsRefused) {
   model::Mapping ring;
   ring.range = {0x10000, 0x11000};

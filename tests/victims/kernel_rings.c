@@ -1,11 +1,10 @@
-// What a snapshot cannot contain, and what may not come to be between it and a rollback: memory shared with the kernel,
-// undo values of semaphores. `become N` makes the Nth kind before a snapshot, `wreck N` after it.
+// What a snapshot cannot contain, and what may not come to be between it and a rollback: memory shared with the kernel
+// and the like. `become N` makes the Nth kind before a snapshot, `wreck N` after it.
 #include "victim.h"
 
 #include <linux/aio_abi.h>
 #include <mqueue.h>
 #include <sys/ipc.h>
-#include <sys/sem.h>
 #include <sys/shm.h>
 
 static unsigned char data[16 * PAGE];
@@ -26,13 +25,7 @@ static void make_kind(unsigned kind) {
       MUST(syscall(SYS_io_setup, 4, &context));
       break;
     }
-    case 1: {  // a semaphore that a dead task would give back
-      const int id = MUST(semget(IPC_PRIVATE, 1, 0600));
-      MUST(semop(id, &(struct sembuf){.sem_num = 0, .sem_op = 1, .sem_flg = SEM_UNDO}, 1));
-      MUST(semctl(id, 0, IPC_RMID));
-      break;
-    }
-    case 2: {
+    case 1: {
       char name[64];
       snprintf(name, sizeof name, "/victim-%d", getpid());
       const mqd_t queue = MUST(mq_open(name, O_CREAT | O_RDWR, 0600, NULL));
@@ -40,10 +33,10 @@ static void make_kind(unsigned kind) {
       MUST(mq_notify(queue, &(struct sigevent){.sigev_notify = SIGEV_NONE}));
       break;
     }
-    case 3:
+    case 2:
       MUST(shmdt(segment));
       break;
-    case 4: {
+    case 3: {
       unsigned parameters[30] = {0};  // struct io_uring_params
       const long ring = syscall(425 /* io_uring_setup */, 4, parameters);
       if (ring < 0) victim_fail("no io_uring");
