@@ -14,9 +14,9 @@
 #include <cstring>
 
 #include "apply/file_maker.h"
-#include "apply/message_queue.h"
 #include "apply/locks.h"
 #include "apply/memory_file.h"
+#include "apply/message_queue.h"
 #include "apply/pipes.h"
 #include "apply/self_contained.h"
 #include "apply/sockets.h"
@@ -126,6 +126,8 @@ class Executor {
   Result<void> operator()(const diff::MakeConnection& op) { return carry_out(maker_, wanted_, op); }
   Result<void> operator()(const diff::RefillConnection& op) { return carry_out(maker_, wanted_, op); }
   Result<void> operator()(const diff::MakeHungUp& op) { return carry_out(maker_, wanted_, op); }
+  Result<void> operator()(const diff::ConnectSocket& op) { return carry_out(maker_, wanted_, op); }
+  Result<void> operator()(const diff::FillSocket& op) { return carry_out(maker_, wanted_, op); }
   Result<void> operator()(const diff::SetOption& op) { return carry_out(maker_, op); }
 
   // ---------------------------------------------------------------- the commit program
@@ -197,6 +199,11 @@ class Executor {
         file(op.file).object);
   }
 
+  Result<void> operator()(const diff::EmptySocket& op) {
+    return maker_.drain(op.fd, op.flags, FileMaker::Drain::messages);
+  }
+  Result<void> operator()(const diff::RefillSocket& op) { return carry_out(maker_, wanted_, living_, op); }
+  Result<void> operator()(const diff::ShutDown& op) { return carry_out(maker_, op); }
   Result<void> operator()(const diff::Listen& op) { return carry_out(maker_, op); }
 
   Result<void> operator()(const diff::Watch& op) {

@@ -15,6 +15,7 @@ using parasite::Program;
 
 namespace {
 
+constexpr std::uint64_t kMostEmpty = 4096;  // empty messages in a row; no queue is longer (net.unix.max_dgram_qlen)
 constexpr std::size_t kScratchBytes = std::size_t{64} << 10;
 
 void move(Program& program, RemoteFd from, RemoteFd to) {
@@ -120,11 +121,11 @@ void FileMaker::close_spares() {
   for (const auto& [file, spare] : spares_) close_in(workshop_.cleanup, spare);
 }
 
-Result<void> FileMaker::drain(RemoteFd fd, std::uint32_t flags) {
+Result<void> FileMaker::drain(RemoteFd fd, std::uint32_t flags, Drain what) {
   if (!scratch_) scratch_ = RELIVE_TRY(visit().arena().take(kScratchBytes)).there;
   set_flags(fd, flags | O_NONBLOCK);
   workshop_.commit.add(fmt::format("drain {}", fd.value), wire::Kind::drain,
-                       {number(fd), scratch_->value, kScratchBytes});
+                       {number(fd), scratch_->value, kScratchBytes, what == Drain::messages ? kMostEmpty : 0});
   set_flags(fd, flags);
   return {};
 }

@@ -45,14 +45,17 @@ class FileMaker {
   Result<void> close(model::RemoteFd spare);
   [[nodiscard]] model::RemoteFd spare(std::size_t file) const { return spares_.at(file); }
   void forget(std::size_t file) { spares_.erase(file); }  // its spare number is closed by an operation of its own
+  // A number for something that is no file of the wanted table, to be given to make_one().
+  [[nodiscard]] std::size_t helper() { return helpers_++; }
   // Our duplicate of a file made here.
   Result<UniqueFd> borrow(std::size_t file) { return visit().task().borrow(spare(file)); }
 
   // --- commit operations
   void commit(std::string what, long call, std::initializer_list<std::uint64_t> arguments);
   void set_flags(model::RemoteFd fd, std::uint32_t flags);
-  // Empties a pipe, an eventfd and the like by reading, whatever its flags are; leaves it with `flags`.
-  Result<void> drain(model::RemoteFd fd, std::uint32_t flags);
+  // Empties a pipe, an eventfd, a socket and the like by reading, whatever its flags are; leaves it with `flags`.
+  enum class Drain : std::uint8_t { bytes, messages };  // an empty message is not the end of all
+  Result<void> drain(model::RemoteFd fd, std::uint32_t flags, Drain what = Drain::bytes);
 
   // The spare numbers are closed when everything else is done.
   void close_spares();
@@ -65,6 +68,8 @@ class FileMaker {
   Result<void> record_close(model::RemoteFd spare);
   Workshop& workshop_;
   std::map<std::size_t, model::RemoteFd> spares_;  // by wanted file
+  static constexpr std::size_t kFirstHelper = std::size_t{1} << 40;
+  std::size_t helpers_ = kFirstHelper;
   std::optional<model::TaskAddress> scratch_;
 };
 

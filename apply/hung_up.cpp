@@ -46,9 +46,9 @@ Result<Pair> make_tcp_pair(int family) {
   return pair;
 }
 
-Result<Pair> make_unix_pair() {
+Result<Pair> make_unix_pair(int type) {
   std::array<int, 2> ends{};
-  if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends.data()) != 0) return fail_errno("socketpair", "");
+  if (::socketpair(AF_UNIX, type | SOCK_CLOEXEC, 0, ends.data()) != 0) return fail_errno("socketpair", "");
   Pair pair;
   pair.kept.reset(ends[0]);
   pair.peer.reset(ends[1]);
@@ -74,13 +74,13 @@ Result<UniqueFd> hang_up(Pair pair, std::span<const std::byte> unread) {
 
 }  // namespace
 
-Result<UniqueFd> make_hung_up_socket(int family, std::span<const std::byte> unread) {
+Result<UniqueFd> make_hung_up_socket(int family, int type, std::span<const std::byte> unread) {
   if (family != AF_UNIX) {
     if (auto pair = make_tcp_pair(family)) {
       if (auto socket = hang_up(std::move(*pair), unread)) return socket;
     }
   }
-  return hang_up(RELIVE_TRY(make_unix_pair()), unread);
+  return hang_up(RELIVE_TRY(make_unix_pair(type)), unread);
 }
 
 }  // namespace relive::apply

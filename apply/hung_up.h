@@ -10,7 +10,7 @@
 namespace relive::apply {
 
 // Makes, in this process, a socket that gives `unread` and then end of file; writing to it is EPIPE. Of TCP for AF_INET
-// and AF_INET6, made over the loopback device; where that is not to be had, and for AF_UNIX, a unix socket.
-Result<UniqueFd> make_hung_up_socket(int family, std::span<const std::byte> unread);
+// and AF_INET6, made over the loopback device; where that is not to be had, and for AF_UNIX, a unix socket of the type.
+Result<UniqueFd> make_hung_up_socket(int family, int type, std::span<const std::byte> unread);
 
 }  // namespace relive::apply

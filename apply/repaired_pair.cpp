@@ -89,8 +89,8 @@ Result<RepairedPair> make_repaired_pair(const model::Socket& one, const model::S
   const int second = pair.second.get();
   // Leaving repair sends a window probe, by which each learns how much the other one takes.
   for (const int socket : {first, second}) RELIVE_TRY(set(socket, TCP_REPAIR, int{TCP_REPAIR_OFF}, "TCP_REPAIR"));
-  RELIVE_TRY(send_unread(second, first, one.received));
-  RELIVE_TRY(send_unread(first, second, other.received));
+  RELIVE_TRY(send_unread(second, first, model::bytes_of(one.unread)));
+  RELIVE_TRY(send_unread(first, second, model::bytes_of(other.unread)));
   RELIVE_TRY(set_options(first, one));
   RELIVE_TRY(set_options(second, other));
   return pair;

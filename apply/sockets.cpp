@@ -12,11 +12,14 @@
 #include <array>
 #include <cerrno>
 #include <cstring>
+#include <optional>
+#include <utility>
 
 #include "apply/hung_up.h"
 #include "apply/repaired_pair.h"
 #include "base/fault.h"
 #include "capture/descriptors.h"
+#include "capture/sockets.h"
 
 namespace relive::apply {
 
@@ -39,9 +42,21 @@ std::string path_of(const Socket& socket) {
   return model::address_text(socket.local);
 }
 
+// Has it an address of its own that was not given by connecting?
+bool is_named(const Socket& socket) {
+  if (socket.family == AF_UNIX) return socket.local.size() > offsetof(sockaddr_un, sun_path);
+  return socket.state != SocketState::fresh;
+}
+
+Result<std::pair<RemoteFd, RemoteFd>> make_pair(FileMaker& maker, int type) {
+  return maker.make_two("socket pair", SYS_socketpair, [type](std::uint64_t there) {
+    return std::array<std::uint64_t, 4>{AF_UNIX, static_cast<std::uint64_t>(type) | SOCK_CLOEXEC, 0, there};
+  });
+}
+
 // Sets, on a duplicate of ours, the options in which a new socket differs from the wanted one.
 Result<void> set_options(int ours, const Socket& socket) {
-  const auto fresh = capture::read_socket_options(ours, socket.family);
+  const auto fresh = capture::read_socket_options(ours, socket.family, socket.type);
   for (const model::SocketOption& option : socket.options) {
     if (std::ranges::find(fresh, option) != fresh.end()) continue;
     if (::setsockopt(ours, option.level, option.name, option.value.data(),
@@ -138,14 +153,59 @@ Result<void> bind_unix(FileMaker& maker, RemoteFd spare, const Socket& socket) {
   return {};
 }
 
-Result<void> send_from(FileMaker& maker, RemoteFd sender, const std::vector<std::byte>& bytes) {
-  if (bytes.empty()) return {};
+// Sends one message in the task: to `address`, or to whom the sender is connected.
+Result<void> send_now(FileMaker& maker, RemoteFd sender, const std::vector<std::byte>& bytes,
+                      const std::vector<std::byte>& address = {}) {
   const auto there = RELIVE_TRY(maker.visit().arena().put(bytes));
-  const auto sent = RELIVE_TRY(
-      maker.visit().syscall("send unread bytes", SYS_sendto,
-                            {FileMaker::number(sender), there.value, bytes.size(), MSG_DONTWAIT | MSG_NOSIGNAL, 0, 0}));
-  if (static_cast<std::size_t>(sent) == bytes.size()) return {};
-  return fail(ErrorKind::refused, "the unread bytes of a socket pair do not fit into a new one");
+  const auto to = RELIVE_TRY(maker.visit().arena().put(address));
+  Program program;
+  program.syscall("send unread bytes", SYS_sendto,
+                  {FileMaker::number(sender), there.value, bytes.size(), MSG_DONTWAIT | MSG_NOSIGNAL,
+                   address.empty() ? 0 : to.value, address.size()},
+                  Program::OnError::go_on);
+  RELIVE_TRY(maker.visit().run(program));
+  const std::int64_t sent = program.result(0);
+  if (sent < 0 && sent != -EAGAIN) return fail_errno("sendto", "unread messages", static_cast<int>(-sent));
+  if (sent == static_cast<std::int64_t>(bytes.size())) return {};
+  return fail(ErrorKind::refused, "the unread messages of a socket do not fit into a new one");
+}
+Result<void> send_from(FileMaker& maker, RemoteFd sender, const std::vector<model::Message>& messages) {
+  for (const model::Message& message : messages) RELIVE_TRY(send_now(maker, sender, message.bytes));
+  return {};
+}
+
+// connect(2) in the task: 0 or -errno.
+Result<std::int64_t> connect_in_task(FileMaker& maker, RemoteFd spare, const std::vector<std::byte>& address) {
+  const auto there = RELIVE_TRY(maker.visit().arena().put(address));
+  Program program;
+  program.syscall("connect", SYS_connect, {FileMaker::number(spare), there.value, address.size()},
+                  Program::OnError::go_on);
+  RELIVE_TRY(maker.visit().run(program));
+  return program.result(0);
+}
+
+// A datagram socket of the task without a name, connected to `socket` by its name; `inode` is whom that must lead to.
+Result<RemoteFd> make_sender(FileMaker& maker, const Socket& socket, std::uint64_t inode) {
+  const std::size_t helper = maker.helper();
+  RELIVE_TRY(maker.make_one(helper, "socket to send from", SYS_socket,
+                            {static_cast<std::uint64_t>(socket.family), SOCK_DGRAM | SOCK_CLOEXEC,
+                             static_cast<std::uint64_t>(socket.protocol)}));
+  const std::int64_t connected = RELIVE_TRY(connect_in_task(maker, maker.spare(helper), socket.local));
+  struct stat status{};
+  const UniqueFd ours = RELIVE_TRY(maker.borrow(helper));
+  if (::fstat(ours.get(), &status) != 0) return fail_errno("fstat", "socket");
+  capture::UnixDiagnoser diagnoser;
+  if (connected != 0 || RELIVE_TRY(diagnoser.ask(status.st_ino)).peer_inode != inode) {
+    return fail(ErrorKind::refused, fmt::format("unread datagrams are to be put back into the unix socket {}, and its "
+                                                "name no longer leads to it",
+                                                model::address_text(socket.local)));
+  }
+  return maker.spare(helper);
+}
+
+RemoteFd number_then(const DescriptorTable& wanted, std::size_t file) {
+  const auto found = std::ranges::find(wanted.descriptors, file, &model::Descriptor::open_file);
+  return found == wanted.descriptors.end() ? RemoteFd{-1} : found->fd;
 }
 
 bool has_no_delay(const Socket& socket) {
@@ -168,8 +228,7 @@ Result<RepairedPair> repair(FileMaker& maker, const Socket& one, const Socket& o
 
 Result<void> shut_down(int ours, int how) {
   if (how == 0) return {};
-  if (::shutdown(ours, how - 1) != 0)
-    return fail_errno("shutdown", "a new socket pair");  // SHUT_RD + 1 == RCV_SHUTDOWN ...
+  if (::shutdown(ours, how - 1) != 0) return fail_errno("shutdown", "a new socket");  // SHUT_RD + 1 == RCV_SHUTDOWN ...
   return {};
 }
 
@@ -177,29 +236,30 @@ Result<void> shut_down(int ours, int how) {
 
 Result<void> carry_out(FileMaker& maker, const DescriptorTable& wanted, const diff::MakeSocket& op) {
   const Socket& socket = socket_of(wanted, op.file);
-  RELIVE_TRY(maker.make_one(op.file, "socket", SYS_socket,
-                            {static_cast<std::uint64_t>(socket.family), SOCK_STREAM | SOCK_CLOEXEC,
-                             static_cast<std::uint64_t>(socket.protocol)}));
+  RELIVE_TRY(
+      maker.make_one(op.file, "socket", SYS_socket,
+                     {static_cast<std::uint64_t>(socket.family), static_cast<std::uint64_t>(socket.type) | SOCK_CLOEXEC,
+                      static_cast<std::uint64_t>(socket.protocol)}));
   const UniqueFd ours = RELIVE_TRY(maker.borrow(op.file));
   RELIVE_TRY(set_options(ours.get(), socket));
-  if (socket.state == SocketState::fresh) return {};
+  if (!is_named(socket)) return {};
   return socket.family == AF_UNIX ? bind_unix(maker, maker.spare(op.file), socket) : bind_tcp(ours.get(), socket);
 }
 
 Result<void> carry_out(FileMaker& maker, const DescriptorTable& wanted, const diff::MakeSocketPair& op) {
-  const auto [first, second] = RELIVE_TRY(maker.make_two("socket pair", SYS_socketpair, [](std::uint64_t there) {
-    return std::array<std::uint64_t, 4>{AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, there};
-  }));
-  maker.keep(op.first, first);
-  maker.keep(op.second, second);
   const Socket& one = socket_of(wanted, op.first);
   const Socket& other = socket_of(wanted, op.second);
+  const auto [first, second] = RELIVE_TRY(make_pair(maker, one.type));
+  maker.keep(op.first, first);
+  maker.keep(op.second, second);
   const UniqueFd ours = RELIVE_TRY(maker.borrow(op.first));
   const UniqueFd others = RELIVE_TRY(maker.borrow(op.second));
   RELIVE_TRY(set_options(ours.get(), one));
   RELIVE_TRY(set_options(others.get(), other));
-  RELIVE_TRY(send_from(maker, second, one.received));
-  RELIVE_TRY(send_from(maker, first, other.received));
+  if (one.type == SOCK_DGRAM && is_named(one)) RELIVE_TRY(bind_unix(maker, first, one));
+  if (other.type == SOCK_DGRAM && is_named(other)) RELIVE_TRY(bind_unix(maker, second, other));
+  RELIVE_TRY(send_from(maker, second, one.unread));
+  RELIVE_TRY(send_from(maker, first, other.unread));
   RELIVE_TRY(shut_down(ours.get(), one.shutdown));
   return shut_down(others.get(), other.shutdown);
 }
@@ -222,7 +282,7 @@ Result<void> carry_out(FileMaker& maker, const DescriptorTable& wanted, const di
 }
 
 Result<void> carry_out(FileMaker& maker, const DescriptorTable& wanted, const diff::RefillConnection& op) {
-  const std::vector<std::byte>& bytes = socket_of(wanted, op.file).received;
+  const std::vector<std::byte> bytes = model::bytes_of(socket_of(wanted, op.file).unread);
   RELIVE_TRY(maker.drain(op.reader, wanted.open_files.at(op.file).status_flags));
   if (bytes.empty()) return {};
   const auto there = RELIVE_TRY(maker.visit().arena().put(bytes));
@@ -244,8 +304,81 @@ Result<void> carry_out(FileMaker& maker, const DescriptorTable& wanted, const di
 
 Result<void> carry_out(FileMaker& maker, const DescriptorTable& wanted, const diff::MakeHungUp& op) {
   const Socket& socket = socket_of(wanted, op.file);
-  const UniqueFd ours = RELIVE_TRY(make_hung_up_socket(socket.family, socket.received));
-  return maker.give(op.file, ours.get());
+  if (socket.family != AF_UNIX || socket.state != SocketState::hung_up) {
+    const UniqueFd ours = RELIVE_TRY(make_hung_up_socket(socket.family, socket.type, model::bytes_of(socket.unread)));
+    return maker.give(op.file, ours.get());
+  }
+  // In the task: what it sends to itself carries its own credentials.
+  const auto [kept, peer] = RELIVE_TRY(make_pair(maker, socket.type));
+  maker.keep(op.file, kept);
+  const UniqueFd ours = RELIVE_TRY(maker.borrow(op.file));
+  RELIVE_TRY(set_options(ours.get(), socket));
+  if (socket.type == SOCK_DGRAM && is_named(socket)) RELIVE_TRY(bind_unix(maker, kept, socket));
+  RELIVE_TRY(send_from(maker, peer, socket.unread));
+  if (socket.reset) RELIVE_TRY(send_now(maker, kept, {std::byte{0}}));  // closed without being read: ECONNRESET
+  RELIVE_TRY(maker.close(peer));
+  return shut_down(ours.get(), socket.type == SOCK_DGRAM ? socket.shutdown : SHUT_RDWR + 1);
+}
+
+Result<void> carry_out(FileMaker& maker, const DescriptorTable& wanted, const diff::ConnectSocket& op) {
+  RELIVE_TRY(fault_point("connect a socket"));
+  const Socket& socket = socket_of(wanted, op.file);
+  const std::int64_t answer = RELIVE_TRY(connect_in_task(maker, maker.spare(op.file), socket.peer));
+  if (answer == 0) return {};
+  if (op.outside) {
+    maker.workshop().notes.push_back(fmt::format("a socket that was closed since is connected to nobody: {}: {}",
+                                                 model::address_text(socket.peer),
+                                                 std::strerror(static_cast<int>(-answer))));
+    return {};
+  }
+  return fail_errno("connect", model::address_text(socket.peer), static_cast<int>(-answer));
+}
+
+Result<void> carry_out(FileMaker& maker, const DescriptorTable& wanted, const diff::FillSocket& op) {
+  RELIVE_TRY(fault_point("fill a socket"));
+  const Socket& socket = socket_of(wanted, op.file);
+  struct stat status{};
+  const UniqueFd ours = RELIVE_TRY(maker.borrow(op.file));
+  if (::fstat(ours.get(), &status) != 0) return fail_errno("fstat", "socket");
+  std::optional<RemoteFd> nobody;
+  for (std::size_t at = 0; at < socket.unread.size(); ++at) {
+    const auto& bytes = socket.unread[at].bytes;
+    if (const auto sender = op.senders.at(at)) {
+      const RemoteFd from = op.numbers.at(at) ? *op.numbers.at(at) : maker.spare(*sender);
+      RELIVE_TRY(send_now(maker, from, bytes, socket.local));
+    } else {
+      if (!nobody) nobody = RELIVE_TRY(make_sender(maker, socket, status.st_ino));
+      RELIVE_TRY(send_now(maker, *nobody, bytes));
+    }
+  }
+  return {};
+}
+
+Result<void> carry_out(FileMaker& maker, const DescriptorTable& wanted, const DescriptorTable& living,
+                       const diff::RefillSocket& op) {
+  const Socket& socket = socket_of(wanted, op.file);
+  const auto& there = std::get<Socket>(living.open_files.at(op.living).object);
+  std::optional<RemoteFd> nobody;
+  for (std::size_t at = 0; at < socket.unread.size(); ++at) {
+    const auto& bytes = socket.unread[at].bytes;
+    const auto sender = op.senders.at(at);
+    const bool to_peer = sender && socket_of(wanted, *sender).peer_inode == socket.inode;
+    if (!to_peer && !nobody) nobody = RELIVE_TRY(make_sender(maker, socket, there.inode));
+    const auto data = RELIVE_TRY(maker.visit().arena().put(bytes));
+    const auto name = RELIVE_TRY(maker.visit().arena().put(socket.local));
+    const bool by_name = sender && !to_peer;
+    // Never blocks: the socket is empty by now (EmptySocket), and this fits (diff/sockets.cpp).
+    maker.commit("send an unread message again", SYS_sendto,
+                 {FileMaker::number(sender ? number_then(wanted, *sender) : *nobody), data.value, bytes.size(),
+                  MSG_DONTWAIT | MSG_NOSIGNAL, by_name ? name.value : 0, by_name ? socket.local.size() : 0});
+  }
+  return {};
+}
+
+Result<void> carry_out(FileMaker& maker, const diff::ShutDown& op) {
+  maker.commit(fmt::format("shutdown {}", op.fd.value), SYS_shutdown,
+               {FileMaker::number(op.fd), static_cast<std::uint64_t>(op.how - 1)});
+  return {};
 }
 
 Result<void> carry_out(FileMaker& maker, const diff::SetOption& op) {

@@ -441,6 +441,10 @@ std::vector<std::string> unhandled(const DescriptorTable& table) {
                       "back; try again when the program has read them",
                       fd, set->unread));
     }
+    if (const auto* const socket = std::get_if<Socket>(&file.object)) {
+      if (std::string reason = unhandled_messages(*socket); !reason.empty())
+        reasons.push_back(fmt::format("descriptor {} ({}) {}", fd, model::describe(file), reason));
+    }
     if (const auto* const set = std::get_if<model::EpollSet>(&file.object)) {
       for (const model::EpollEntry& entry : set->entries) {
         if (!entry.stale) continue;

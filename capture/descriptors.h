@@ -21,7 +21,7 @@ namespace relive::capture {
 // snapshot's descriptions still live: by kcmp(2) against a held duplicate, else by the object's own identity (pipe and
 // socket inode, eventfd-id). Epoll sets have no identity: diff finds them by their numbers.
 // REQUIRES: all threads share one table (capture/process.h refuses others).
-// Errors: refused (unread unix messages that carry descriptors), system.
+// Errors: system.
 // The task is unchanged after every one.
 Result<model::DescriptorTable> read_descriptors(parasite::Visit& visit, const model::DescriptorTable* snapshot,
                                                 const Holds* holds);
@@ -34,8 +34,8 @@ Result<void> hold_descriptors(parasite::Visit& visit, const model::DescriptorTab
 // Why a snapshot with this table must be refused; one line per descriptor, empty if it need not be.
 [[nodiscard]] std::vector<std::string> unhandled(const model::DescriptorTable& table);
 
-// The options of a stream socket of ours (a duplicate) that relive puts back. Options that cannot be read are left out.
-[[nodiscard]] std::vector<model::SocketOption> read_socket_options(int socket, int family);
+// The options of a socket of ours (a duplicate) that relive puts back. Options that cannot be read are left out.
+[[nodiscard]] std::vector<model::SocketOption> read_socket_options(int socket, int family, int type);
 
 // What the target of a link in /proc/PID/fd says of an object that is not handled ("anon_inode:[timerfd]" ->
 // "timerfd"); empty if the link alone does not tell.

@@ -18,9 +18,13 @@
 #include <array>
 #include <cerrno>
 #include <cstring>
+#include <optional>
+#include <utility>
 
 #include "capture/descriptors.h"
+#include "capture/fdinfo.h"
 #include "capture/survey.h"
+#include "task/procfs.h"
 
 namespace relive::capture {
 
@@ -32,27 +36,50 @@ using model::SocketState;
 constexpr int kBufferLock = 72;  // SO_BUF_LOCK, Linux 5.14
 constexpr int kSendBufferLocked = 1;
 constexpr int kReceiveBufferLocked = 2;
+constexpr int kPassPidfd = 76;                                 // SO_PASSPIDFD, Linux 6.5
+constexpr int kPassRights = 83;                                // SO_PASSRIGHTS, Linux 6.16
+constexpr int kScmPidfd = 4;                                   // SCM_PIDFD, Linux 6.5
+constexpr std::size_t kMostDescriptors = 253;                  // of one message: SCM_MAX_FD, net/scm.h
+constexpr std::size_t kMessageBytes = std::size_t{256} << 10;  // to begin with
 
+enum class Of : std::uint8_t { every, unix_domain, internet, ipv6, tcp };  // sockets
 struct OptionName {
   int level;
   int name;
-  bool tcp_only;
-  bool ipv6_only;
+  Of of;
 };
 
 constexpr OptionName kOptions[] = {
-    {SOL_SOCKET, SO_REUSEADDR, false, false},     {SOL_SOCKET, SO_REUSEPORT, true, false},
-    {SOL_SOCKET, SO_KEEPALIVE, false, false},     {SOL_SOCKET, SO_OOBINLINE, false, false},
-    {SOL_SOCKET, SO_LINGER, false, false},        {SOL_SOCKET, SO_RCVLOWAT, false, false},
-    {SOL_SOCKET, SO_RCVTIMEO, false, false},      {SOL_SOCKET, SO_SNDTIMEO, false, false},
-    {SOL_SOCKET, SO_PASSCRED, false, false},      {SOL_SOCKET, SO_PRIORITY, true, false},
-    {SOL_SOCKET, SO_BINDTODEVICE, true, false},   {IPPROTO_IPV6, IPV6_V6ONLY, true, true},
-    {IPPROTO_IPV6, IPV6_TCLASS, true, true},      {IPPROTO_IP, IP_TOS, true, false},
-    {IPPROTO_IP, IP_FREEBIND, true, false},       {IPPROTO_TCP, TCP_NODELAY, true, false},
-    {IPPROTO_TCP, TCP_CORK, true, false},         {IPPROTO_TCP, TCP_KEEPIDLE, true, false},
-    {IPPROTO_TCP, TCP_KEEPINTVL, true, false},    {IPPROTO_TCP, TCP_KEEPCNT, true, false},
-    {IPPROTO_TCP, TCP_USER_TIMEOUT, true, false}, {IPPROTO_TCP, TCP_SYNCNT, true, false},
-    {IPPROTO_TCP, TCP_DEFER_ACCEPT, true, false}, {IPPROTO_TCP, TCP_FASTOPEN, true, false},
+    {SOL_SOCKET, SO_REUSEADDR, Of::every},
+    {SOL_SOCKET, SO_REUSEPORT, Of::internet},
+    {SOL_SOCKET, SO_KEEPALIVE, Of::every},
+    {SOL_SOCKET, SO_OOBINLINE, Of::every},
+    {SOL_SOCKET, SO_LINGER, Of::every},
+    {SOL_SOCKET, SO_RCVLOWAT, Of::every},
+    {SOL_SOCKET, SO_RCVTIMEO, Of::every},
+    {SOL_SOCKET, SO_SNDTIMEO, Of::every},
+    {SOL_SOCKET, SO_PASSCRED, Of::unix_domain},
+    {SOL_SOCKET, SO_PASSSEC, Of::unix_domain},
+    {SOL_SOCKET, kPassPidfd, Of::unix_domain},
+    {SOL_SOCKET, kPassRights, Of::unix_domain},
+    {SOL_SOCKET, SO_PEEK_OFF, Of::unix_domain},
+    {SOL_SOCKET, SO_TIMESTAMP, Of::every},
+    {SOL_SOCKET, SO_TIMESTAMPNS, Of::every},
+    {SOL_SOCKET, SO_PRIORITY, Of::internet},
+    {SOL_SOCKET, SO_BINDTODEVICE, Of::internet},
+    {IPPROTO_IPV6, IPV6_V6ONLY, Of::ipv6},
+    {IPPROTO_IPV6, IPV6_TCLASS, Of::ipv6},
+    {IPPROTO_IP, IP_TOS, Of::internet},
+    {IPPROTO_IP, IP_FREEBIND, Of::internet},
+    {IPPROTO_TCP, TCP_NODELAY, Of::tcp},
+    {IPPROTO_TCP, TCP_CORK, Of::tcp},
+    {IPPROTO_TCP, TCP_KEEPIDLE, Of::tcp},
+    {IPPROTO_TCP, TCP_KEEPINTVL, Of::tcp},
+    {IPPROTO_TCP, TCP_KEEPCNT, Of::tcp},
+    {IPPROTO_TCP, TCP_USER_TIMEOUT, Of::tcp},
+    {IPPROTO_TCP, TCP_SYNCNT, Of::tcp},
+    {IPPROTO_TCP, TCP_DEFER_ACCEPT, Of::tcp},
+    {IPPROTO_TCP, TCP_FASTOPEN, Of::tcp},
 };
 
 Result<int> integer_option(int socket, int level, int name, const char* what) {
@@ -60,6 +87,22 @@ Result<int> integer_option(int socket, int level, int name, const char* what) {
   socklen_t size = sizeof value;
   if (::getsockopt(socket, level, name, &value, &size) != 0) return fail_errno("getsockopt", what);
   return value;
+}
+
+bool applies(Of of, int family, int type) {
+  switch (of) {
+    case Of::every:
+      return true;
+    case Of::unix_domain:
+      return family == AF_UNIX;
+    case Of::internet:
+      return family != AF_UNIX;
+    case Of::ipv6:
+      return family == AF_INET6;
+    case Of::tcp:
+      return family != AF_UNIX && type == SOCK_STREAM;
+  }
+  return false;
 }
 
 using NameCall = int (*)(int, sockaddr*, socklen_t*);
@@ -82,19 +125,27 @@ bool has_address(const std::vector<std::byte>& local, int family) {
 }
 
 short polled(int socket) {
-  pollfd one{.fd = socket, .events = POLLRDHUP, .revents = 0};
+  pollfd one{.fd = socket, .events = POLLIN | POLLRDHUP, .revents = 0};
   return ::poll(&one, 1, 0) == 1 ? one.revents : short{0};
+}
+
+bool hung_up(int socket) { return (polled(socket) & (POLLHUP | POLLRDHUP)) != 0; }
+
+Result<int> bytes_waiting(int socket) {
+  int unread = 0;
+  if (::ioctl(socket, FIONREAD, &unread) != 0) return fail_errno("ioctl", "FIONREAD");
+  return unread;
 }
 
 Result<void> read_tcp(int duplicate, model::Socket& socket) {
   tcp_info info{};
   socklen_t size = sizeof info;
   if (::getsockopt(duplicate, IPPROTO_TCP, TCP_INFO, &info, &size) != 0) return fail_errno("getsockopt", "TCP_INFO");
-  const bool hung_up = (polled(duplicate) & (POLLHUP | POLLRDHUP)) == (POLLHUP | POLLRDHUP);
+  const bool over = (polled(duplicate) & (POLLHUP | POLLRDHUP)) == (POLLHUP | POLLRDHUP);
   if (info.tcpi_state == TCP_LISTEN) {
     socket.state = SocketState::listening;
     socket.backlog = static_cast<int>(info.tcpi_sacked);  // sk_max_ack_backlog: tcp_get_info()
-  } else if (hung_up) {
+  } else if (over) {
     socket.state = SocketState::hung_up;
   } else if (info.tcpi_state == TCP_CLOSE) {
     socket.state = has_address(socket.local, socket.family) ? SocketState::bound : SocketState::fresh;
@@ -112,13 +163,16 @@ Result<void> read_unix(int duplicate, const UnixDiagnosis& diagnosis, model::Soc
   if (listening) {
     socket.state = SocketState::listening;
     socket.backlog = static_cast<int>(diagnosis.backlog);
-  } else if (connected || diagnosis.peer_inode != 0) {
-    socket.state = diagnosis.peer_inode == 0 ? SocketState::hung_up : SocketState::connected;
+  } else if (connected || diagnosis.peer_inode != 0) {  // a closed peer keeps its name and has no inode
+    // A peer that waits to be accepted has no inode either, but nobody has hung up.
+    const bool over = diagnosis.peer_inode == 0 && (socket.type == SOCK_DGRAM || (polled(duplicate) & POLLHUP) != 0);
+    socket.state = over ? SocketState::hung_up : SocketState::connected;
   } else {
     socket.state = has_address(socket.local, AF_UNIX) ? SocketState::bound : SocketState::fresh;
   }
   socket.peer_inode = diagnosis.peer_inode;
   socket.shutdown = diagnosis.shutdown;
+  socket.reset = (polled(duplicate) & POLLERR) != 0;
   return {};
 }
 
@@ -190,12 +244,11 @@ Result<model::FileObject> read_socket(int duplicate, std::uint64_t inode, UnixDi
   if (!internet && family != AF_UNIX) return unhandled("socket of an unknown family");
   if (internet && type == SOCK_DGRAM && protocol == IPPROTO_UDP) return unhandled("UDP socket");
   if (internet && (type != SOCK_STREAM || protocol != IPPROTO_TCP)) return unhandled("non-TCP socket");
-  if (family == AF_UNIX && type == SOCK_DGRAM) return unhandled("unix datagram socket");
-  if (family == AF_UNIX && type != SOCK_STREAM) return unhandled("unix seqpacket socket");
 
   model::Socket socket;
   socket.inode = inode;
   socket.family = family;
+  socket.type = type;
   socket.protocol = protocol;
   socket.local = address_of(
       duplicate, [](int fd, sockaddr* address, socklen_t* size) { return ::getsockname(fd, address, size); });
@@ -210,8 +263,10 @@ Result<model::FileObject> read_socket(int duplicate, std::uint64_t inode, UnixDi
   }
   if (socket.state == SocketState::listening && has_filter(duplicate))
     return unhandled("listening socket with a filter");
-  if (socket.state == SocketState::hung_up) socket.received = RELIVE_TRY(peek_received(duplicate));
-  socket.options = read_socket_options(duplicate, family);
+  if (type != SOCK_STREAM && has_filter(duplicate)) return unhandled("datagram socket with a filter");
+  if (internet && socket.state == SocketState::hung_up)
+    socket.unread = RELIVE_TRY(peek_messages(duplicate, family, type, {}));
+  socket.options = read_socket_options(duplicate, family, type);
   if (socket.state == SocketState::connected)  // for bind(2) alone, and fixed by it
     std::erase_if(socket.options, [](const model::SocketOption& option) {
       return option.level == IPPROTO_IPV6 && option.name == IPV6_V6ONLY;
@@ -219,11 +274,11 @@ Result<model::FileObject> read_socket(int duplicate, std::uint64_t inode, UnixDi
   return model::FileObject(std::move(socket));
 }
 
-std::vector<model::SocketOption> read_socket_options(int socket, int family) {
+std::vector<model::SocketOption> read_socket_options(int socket, int family, int type) {
   std::vector<model::SocketOption> options;
   std::array<std::byte, 64> value{};
   for (const OptionName& option : kOptions) {
-    if ((option.tcp_only && family == AF_UNIX) || (option.ipv6_only && family != AF_INET6)) continue;
+    if (!applies(option.of, family, type)) continue;
     socklen_t size = value.size();
     if (::getsockopt(socket, option.level, option.name, value.data(), &size) != 0) continue;
     options.push_back({option.level, option.name, {value.begin(), value.begin() + size}});
@@ -242,54 +297,176 @@ std::vector<model::SocketOption> read_socket_options(int socket, int family) {
   return options;
 }
 
-Result<std::vector<std::byte>> peek_received(int duplicate) {
-  int unread = 0;
-  if (::ioctl(duplicate, FIONREAD, &unread) != 0) return fail_errno("ioctl", "FIONREAD");
-  std::vector<std::byte> bytes(static_cast<std::size_t>(unread));
-  if (unread == 0) return bytes;
-  alignas(cmsghdr) std::array<char, CMSG_SPACE(253 * sizeof(int)) + CMSG_SPACE(sizeof(ucred))>
-      control{};  // 253: SCM_MAX_FD
-  iovec piece{.iov_base = bytes.data(), .iov_len = bytes.size()};
-  msghdr message{};
-  message.msg_iov = &piece;
-  message.msg_iovlen = 1;
-  message.msg_control = control.data();
-  message.msg_controllen = control.size();
-  const ssize_t size = ::recvmsg(duplicate, &message, MSG_PEEK | MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
-  if (size < 0) return fail_errno("recvmsg", "MSG_PEEK");
-  bool descriptors = false;
-  for (cmsghdr* header = CMSG_FIRSTHDR(&message); header != nullptr; header = CMSG_NXTHDR(&message, header)) {
-    if (header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS) continue;
-    descriptors = true;
-    for (std::size_t at = 0; at + sizeof(int) <= header->cmsg_len - CMSG_LEN(0); at += sizeof(int)) {
-      int fd = -1;
-      std::memcpy(&fd, CMSG_DATA(header) + at, sizeof fd);
-      UniqueFd(fd).reset();
+namespace {
+
+// Peeking goes on where it stopped (SO_PEEK_OFF, socket(7)), for as long as this lives.
+class Peeking {
+ public:
+  static Result<Peeking> at_begin(int socket) {
+    Peeking peeking(socket, RELIVE_TRY(integer_option(socket, SOL_SOCKET, SO_PEEK_OFF, "SO_PEEK_OFF")));
+    RELIVE_TRY(peeking.move_to(0));
+    return peeking;
+  }
+  Peeking(Peeking&& other) noexcept : socket_(std::exchange(other.socket_, -1)), before_(other.before_) {}
+  Peeking& operator=(Peeking&&) = delete;
+  ~Peeking() {
+    if (socket_ >= 0) (void)move_to(before_);
+  }
+  Result<void> move_to(int offset) const {
+    if (::setsockopt(socket_, SOL_SOCKET, SO_PEEK_OFF, &offset, sizeof offset) != 0)
+      return fail_errno("setsockopt", "SO_PEEK_OFF");
+    return {};
+  }
+
+ private:
+  Peeking(int socket, int before) : socket_(socket), before_(before) {}
+  int socket_;
+  int before_;
+};
+
+// What came beside a message. The descriptors are duplicates, closed at once.
+void read_control(msghdr& header, const Sender& task, model::Message& message) {
+  for (cmsghdr* control = CMSG_FIRSTHDR(&header); control != nullptr; control = CMSG_NXTHDR(&header, control)) {
+    if (control->cmsg_level != SOL_SOCKET) continue;
+    const std::size_t size = control->cmsg_len - CMSG_LEN(0);
+    if (control->cmsg_type == SCM_RIGHTS || control->cmsg_type == kScmPidfd) {
+      for (std::size_t at = 0; at + sizeof(int) <= size; at += sizeof(int)) {
+        int fd = -1;
+        std::memcpy(&fd, CMSG_DATA(control) + at, sizeof fd);
+        UniqueFd(fd).reset();
+        if (control->cmsg_type == SCM_RIGHTS) ++message.descriptors;
+      }
+    } else if (control->cmsg_type == SCM_CREDENTIALS && size >= sizeof(ucred)) {
+      ucred sender{};
+      std::memcpy(&sender, CMSG_DATA(control), sizeof sender);
+      message.foreign_sender = sender.pid != task.pid || sender.uid != task.uid || sender.gid != task.gid;
     }
   }
-  if (descriptors || size < unread) {
-    return fail(ErrorKind::refused, "a unix socket holds unread messages that carry descriptors or credentials",
-                "let the program receive them first");
+}
+
+// One message, or nothing where there is no further one. `buffer` grows to its size.
+Result<std::optional<model::Message>> peek_one(int duplicate, const Sender& task, std::vector<std::byte>& buffer) {
+  sockaddr_storage from{};
+  alignas(cmsghdr) std::array<char, 4096> control{};
+  static_assert(control.size() > CMSG_SPACE(kMostDescriptors * sizeof(int)) + CMSG_SPACE(sizeof(ucred)) + 512);
+  iovec piece{.iov_base = buffer.data(), .iov_len = buffer.size()};
+  msghdr header{};
+  header.msg_name = &from;
+  header.msg_namelen = sizeof from;
+  header.msg_iov = &piece;
+  header.msg_iovlen = 1;
+  header.msg_control = control.data();
+  header.msg_controllen = control.size();
+  const ssize_t size = ::recvmsg(duplicate, &header, MSG_PEEK | MSG_DONTWAIT | MSG_CMSG_CLOEXEC | MSG_TRUNC);
+  if (size < 0 && (errno == EAGAIN || errno == ENOTCONN)) return std::nullopt;
+  if (size < 0) return fail_errno("recvmsg", "MSG_PEEK");
+  model::Message message;
+  read_control(header, task, message);
+  if (static_cast<std::size_t>(size) > buffer.size()) buffer.resize(static_cast<std::size_t>(size));
+  const auto* const name = reinterpret_cast<const std::byte*>(&from);
+  message.bytes.assign(buffer.begin(), buffer.begin() + size);
+  if (header.msg_namelen > sizeof(sa_family_t))
+    message.from.assign(name, name + std::min<std::size_t>(header.msg_namelen, sizeof from));
+  return message;
+}
+
+// Of TCP: before Linux 6.9 it has no SO_PEEK_OFF, and it has no boundaries.
+Result<std::vector<model::Message>> peek_stream(int duplicate) {
+  const int unread = RELIVE_TRY(bytes_waiting(duplicate));
+  std::vector<std::byte> buffer(static_cast<std::size_t>(unread));
+  if (unread == 0) return std::vector<model::Message>{};
+  const ssize_t size = ::recv(duplicate, buffer.data(), buffer.size(), MSG_PEEK | MSG_DONTWAIT);
+  if (size < 0) return fail_errno("recv", "MSG_PEEK");
+  buffer.resize(static_cast<std::size_t>(size));
+  return std::vector<model::Message>{
+      {.bytes = std::move(buffer), .from = {}, .descriptors = 0, .foreign_sender = false}};
+}
+
+}  // namespace
+
+Result<std::vector<model::Message>> peek_messages(int duplicate, int family, int type, const Sender& task) {
+  if (family != AF_UNIX && type == SOCK_STREAM) return peek_stream(duplicate);
+  std::vector<model::Message> messages;
+  const short ready = polled(duplicate);
+  if ((ready & POLLIN) == 0) return messages;
+  const int waiting = RELIVE_TRY(bytes_waiting(duplicate));
+  if (type == SOCK_STREAM && waiting == 0) return messages;
+  if (type != SOCK_STREAM && (ready & POLLERR) != 0) {  // receiving would give the error, once
+    if (waiting != 0) messages.push_back({.bytes = {}, .from = {}, .unseen = true});
+    return messages;
   }
-  return bytes;
+  const Peeking peeking = RELIVE_TRY(Peeking::at_begin(duplicate));
+  std::vector<std::byte> buffer(kMessageBytes);
+  for (std::size_t seen = 0;;) {
+    const std::size_t room = buffer.size();
+    auto message = RELIVE_TRY(peek_one(duplicate, task, buffer));
+    if (!message) break;
+    if (buffer.size() != room) {  // it was longer than the buffer: once more
+      RELIVE_TRY(peeking.move_to(static_cast<int>(seen)));
+      continue;
+    }
+    // The end of a stream; of a seqpacket socket it looks like an empty message.
+    if (message->bytes.empty() && type != SOCK_DGRAM && hung_up(duplicate)) break;
+    seen += message->bytes.size();
+    if (type != SOCK_DGRAM) message->from.clear();  // its peer's, always
+    const bool same = type == SOCK_STREAM && !messages.empty() && message->descriptors == 0 &&
+                      messages.back().descriptors == 0 && messages.back().foreign_sender == message->foreign_sender;
+    if (same)
+      messages.back().bytes.insert(messages.back().bytes.end(), message->bytes.begin(), message->bytes.end());
+    else
+      messages.push_back(std::move(*message));
+    if (type == SOCK_STREAM && seen >= static_cast<std::size_t>(waiting)) break;
+  }
+  return messages;
+}
+
+namespace {
+
+Result<Sender> sender_of(task::FrozenTask& task) {
+  const std::string status = RELIVE_TRY(task::read_proc(task.pid(), "status"));
+  const auto uid = word_after(status, "\nUid:");
+  const auto gid = word_after(status, "\nGid:");
+  if (!uid || !gid) return fail(ErrorKind::system, "no Uid or Gid in /proc/PID/status");
+  return Sender{.pid = task.pid().value,
+                .uid = static_cast<uid_t>(number_in(*uid, 10)),
+                .gid = static_cast<gid_t>(number_in(*gid, 10))};
+}
+
+bool inside(const Survey& survey, std::uint64_t inode) {
+  return std::ranges::any_of(survey.table.open_files, [&](const model::OpenFile& other) {
+    const auto* const socket = std::get_if<model::Socket>(&other.object);
+    return socket != nullptr && socket->inode == inode;
+  });
+}
+
+}  // namespace
+
+std::string unhandled_messages(const model::Socket& socket) {
+  if (std::ranges::any_of(socket.unread, [](const model::Message& message) { return message.descriptors != 0; }))
+    return "holds unread messages that carry descriptors; this release does not roll those back";
+  if (std::ranges::any_of(socket.unread, &model::Message::foreign_sender))
+    return "holds unread messages that carry the credentials of another process; nobody may send those again";
+  if (std::ranges::any_of(socket.unread, &model::Message::unseen) || (socket.reset && socket.type == SOCK_DGRAM))
+    return "has an error pending (ECONNRESET), which this release does not put back";
+  return {};
 }
 
 Result<void> complete_unix_sockets(const Survey& survey) {
+  std::optional<Sender> task;
   for (std::size_t index = 0; index < survey.table.open_files.size(); ++index) {
     auto* const socket = std::get_if<model::Socket>(&survey.table.open_files[index].object);
-    if (socket == nullptr || socket->peer_inode == 0) continue;
-    const bool inside = std::ranges::any_of(survey.table.open_files, [&](const model::OpenFile& other) {
-      const auto* const peer = std::get_if<model::Socket>(&other.object);
-      return peer != nullptr && peer->inode == socket->peer_inode;
-    });
-    if (!inside) {
+    if (socket == nullptr || socket->family != AF_UNIX || socket->state == SocketState::listening) continue;
+    if (socket->state == SocketState::connected && !inside(survey, socket->peer_inode)) {
       socket->peer_inode = 0;
-      socket->shutdown = 0;
+      if (socket->type != SOCK_DGRAM) socket->shutdown = 0;
       continue;
     }
+    if (socket->type != SOCK_DGRAM && socket->state != SocketState::connected && socket->state != SocketState::hung_up)
+      continue;
+    if (!task) task = RELIVE_TRY(sender_of(survey.visit.task()));
     const UniqueFd duplicate = RELIVE_TRY(survey.visit.task().borrow(survey.first[index]));
-    socket->received = RELIVE_TRY(
-        with_context(peek_received(duplicate.get()), fmt::format("descriptor {}", survey.first[index].value)));
+    socket->unread = RELIVE_TRY(with_context(peek_messages(duplicate.get(), AF_UNIX, socket->type, *task),
+                                             fmt::format("descriptor {}", survey.first[index].value)));
   }
   return {};
 }

@@ -1,8 +1,10 @@
-// Stream sockets, read through a duplicate of ours. Part of capture/descriptors.h.
+// Sockets, read through a duplicate of ours. Part of capture/descriptors.h.
 #pragma once
 
-#include <cstddef>
+#include <sys/types.h>
+
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "base/result.h"
@@ -29,11 +31,22 @@ class UnixDiagnoser {
 };
 
 // Reads the socket behind `duplicate`: a model::Socket, or a model::UnhandledFile where it is of another kind.
-// Socket::peer_inode is the peer wherever it is, and `received` is empty unless the peer is gone: the caller, who
-// sees the whole table, completes both.
+// Socket::peer_inode is the peer wherever it is, and `unread` is empty unless the peer is gone: the caller, who sees
+// the whole table, completes both.
 Result<model::FileObject> read_socket(int duplicate, std::uint64_t inode, UnixDiagnoser& diagnoser);
 
-// The unread bytes, which stay unread. ErrorKind::refused if descriptors travel with them.
-Result<std::vector<std::byte>> peek_received(int duplicate);
+// Whose messages need not be told from the task's own.
+struct Sender {
+  pid_t pid = 0;
+  uid_t uid = 0;
+  gid_t gid = 0;
+};
+// Why the unread messages of a socket cannot be put back; empty if they can.
+[[nodiscard]] std::string unhandled_messages(const model::Socket& socket);
+
+// The unread messages, which stay unread; of a stream, neighbours that differ in nothing but their bytes are one.
+// Descriptors that travel with them are counted only. An empty message behind others is seen once: the kernel takes it
+// for looked at from then on, and passes over it (SO_PEEK_OFF, socket(7); __skb_try_recv_from_queue(), Linux 6.18).
+Result<std::vector<model::Message>> peek_messages(int duplicate, int family, int type, const Sender& task);
 
 }  // namespace relive::capture

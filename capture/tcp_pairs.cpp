@@ -53,7 +53,9 @@ Result<void> complete_tcp_pairs(const Survey& survey) {
   const auto socket_at = [&](std::size_t index) { return std::get_if<Socket>(&survey.table.open_files[index].object); };
   for (std::size_t index = 0; index < survey.table.open_files.size(); ++index) {
     auto* const socket = socket_at(index);
-    if (socket == nullptr || socket->family == AF_UNIX || socket->state != model::SocketState::connected) continue;
+    if (socket == nullptr || socket->type != SOCK_STREAM || socket->family == AF_UNIX ||
+        socket->state != model::SocketState::connected)
+      continue;
     const auto other = ends.find({socket->peer, socket->local});
     if (other == ends.end()) {
       ends.emplace(std::pair{socket->local, socket->peer}, index);
@@ -65,8 +67,8 @@ Result<void> complete_tcp_pairs(const Survey& survey) {
     if (!RELIVE_TRY(has_settled(one.get(), two.get())) || !RELIVE_TRY(has_settled(two.get(), one.get()))) continue;
     socket->peer_inode = peer->inode;
     peer->peer_inode = socket->inode;
-    socket->received = RELIVE_TRY(peek_received(one.get()));
-    peer->received = RELIVE_TRY(peek_received(two.get()));
+    socket->unread = RELIVE_TRY(peek_messages(one.get(), socket->family, socket->type, {}));
+    peer->unread = RELIVE_TRY(peek_messages(two.get(), peer->family, peer->type, {}));
   }
   return {};
 }

@@ -5,6 +5,7 @@
 #include <sys/epoll.h>
 
 #include <algorithm>
+#include <iterator>
 #include <map>
 
 #include "base/overloaded.h"
@@ -146,13 +147,22 @@ class Planner {
         if (!pipe_can_stay(wanted)) unmatch_pipe(wanted_.as<PipeEnd>(wanted)->identity);
       } else if (wanted_.as<EpollSet>(wanted) != nullptr) {
         if (std::ranges::any_of(living_.as<EpollSet>(living)->entries, &EpollEntry::stale)) unmatch(wanted);
-      } else if (const auto* const socket = wanted_.as<Socket>(wanted)) {
-        if (!can_stay(*socket, *living_.as<Socket>(living), wanted_, living_, matches_)) {
-          if (const auto peer = wanted_.socket_with_inode(socket->peer_inode)) unmatch(*peer);
-          unmatch(wanted);
-        }
       }
     }
+    while (unmatch_a_socket()) {
+    }
+  }
+
+  // One that cannot stay takes its peer along, and may so be the reason that another one cannot.
+  bool unmatch_a_socket() {
+    for (std::size_t wanted = 0; wanted < wanted_.files(); ++wanted) {
+      const auto* const socket = wanted_.as<Socket>(wanted);
+      if (socket == nullptr || !matches_.living_of[wanted]) continue;
+      if (can_stay(*socket, *living_.as<Socket>(*matches_.living_of[wanted]), wanted_, living_, matches_)) continue;
+      unmatch(wanted);
+      return true;
+    }
+    return false;
   }
 
   [[nodiscard]] bool pipe_can_stay(std::size_t index) const {
@@ -199,7 +209,7 @@ class Planner {
                      [&](const PipeEnd& pipe) { make_pipe(wanted, pipe); },
                      [&](const model::SelfContained auto& object) { make_self_contained(wanted, cannot_make(object)); },
                      [&](const EpollSet&) { made_.emplace_back(MakeEpollSet{wanted}); },
-                     [&](const Socket&) { take(make_socket(wanted, wanted_, matches_)); },
+                     [&](const Socket&) { take(wanted, make_socket(wanted, wanted_, living_, matches_)); },
                      [&](const model::UnhandledFile& other) {
                        refuse(wanted, fmt::format("this release does not roll back a {}", other.what));
                      },
@@ -252,9 +262,12 @@ class Planner {
     made_.emplace_back(make);
   }
 
-  void take(SocketPart part) {
-    made_.insert(made_.end(), part.made.begin(), part.made.end());
-    rights_.insert(rights_.end(), part.rights.begin(), part.rights.end());
+  void take(std::size_t wanted, SocketPart part) {
+    if (!part.refusal.empty()) refuse(wanted, std::move(part.refusal));
+    std::ranges::move(part.made, std::back_inserter(made_));
+    std::ranges::move(part.joined, std::back_inserter(joined_));
+    std::ranges::move(part.rights, std::back_inserter(rights_));
+    std::ranges::move(part.contents, std::back_inserter(contents_));
     std::ranges::move(part.notes, std::back_inserter(plan_.notes));
     std::ranges::move(part.refusals, std::back_inserter(plan_.refusals));
   }
@@ -333,7 +346,7 @@ class Planner {
       if (!pipe->write_end && !pipe->outside && !same_bytes(*pipe, std::get<PipeEnd>(living.object)))
         refill(wanted, *pipe, fd);
     } else if (wanted_.as<Socket>(wanted) != nullptr) {
-      take(put_right_socket(wanted, wanted_, living_, matches_));
+      take(wanted, put_right_socket(wanted, wanted_, living_, matches_));
     }
   }
 
@@ -565,8 +578,8 @@ class Planner {
     std::ranges::stable_partition(
         made_, [](const DescriptorOperation& operation) { return !std::holds_alternative<MakeConnection>(operation); });
     note_outside();
-    for (auto* const part :
-         {&made_, &locks_.take, &unwatches_, &closes_, &places_, &locks_.settle, &rights_, &contents_, &watches_}) {
+    for (auto* const part : {&made_, &joined_, &locks_.take, &unwatches_, &closes_, &places_, &locks_.settle, &rights_,
+                             &contents_, &watches_}) {
       plan_.operations.insert(plan_.operations.end(), part->begin(), part->end());
     }
   }
@@ -575,7 +588,7 @@ class Planner {
   Table living_;
   Matches matches_;
   TableLocks locks_;
-  std::vector<DescriptorOperation> made_, unwatches_, closes_, places_, rights_, contents_, watches_;
+  std::vector<DescriptorOperation> made_, joined_, unwatches_, closes_, places_, rights_, contents_, watches_;
   DescriptorPlan plan_;
 };
 
@@ -608,6 +621,12 @@ std::string text(const DescriptorOperation& operation) {
             return fmt::format("socket {} -> {}: put its unread bytes back", o.writer.value, o.reader.value);
           },
           [](const MakeHungUp& o) { return fmt::format("make a socket whose peer is gone: file {}", o.file); },
+          [](const ConnectSocket& o) { return fmt::format("connect the new socket of file {}", o.file); },
+          [](const FillSocket& o) {
+            return fmt::format("new socket of file {}: put its unread messages back", o.file);
+          },
+          [](const EmptySocket& o) { return fmt::format("socket {}: drop its unread messages", o.fd.value); },
+          [](const RefillSocket& o) { return fmt::format("socket of file {}: put its unread messages back", o.file); },
           [](const Unwatch& o) { return fmt::format("epoll set {}: watch {} no more", o.epoll.value, o.fd.value); },
           [](const CloseDescriptor& o) { return fmt::format("close descriptor {}", o.fd.value); },
           [](const Place& o) {
@@ -634,6 +653,7 @@ std::string text(const DescriptorOperation& operation) {
           [](const SetOption& o) {
             return fmt::format("socket {}: option {}/{}", o.from.value, o.option.level, o.option.name);
           },
+          [](const ShutDown& o) { return fmt::format("socket {}: shut down {}", o.fd.value, o.how); },
           [](const Listen& o) { return fmt::format("socket {}: backlog {}", o.fd.value, o.backlog); },
           [](const Watch& o) {
             return fmt::format("epoll set {}: {} {} for {:#x}", o.epoll.value, o.modify ? "watch again" : "watch",

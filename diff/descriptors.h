@@ -53,7 +53,7 @@ struct MakeEpollSet {  // empty; Watch fills it
 struct MakeSocket {  // fresh, bound or listening
   std::size_t file;
 };
-struct MakeSocketPair {  // with the unread bytes of both
+struct MakeSocketPair {  // with the unread messages of both
   std::size_t first;
   std::size_t second;
 };
@@ -61,8 +61,19 @@ struct MakeConnection {  // both ends of a TCP connection, with the unread bytes
   std::size_t first;
   std::size_t second;
 };
-struct MakeHungUp {  // a stream socket whose peer is gone: what was unread, then end of file
+struct MakeHungUp {  // a socket whose peer is gone: what was unread, then end of file
   std::size_t file;
+};
+struct ConnectSocket {  // a new datagram socket, to the address of its peer
+  std::size_t file;
+  bool outside;  // the peer is not the task's own, and may be gone
+};
+// Unread messages are sent again, by those who sent them: an index, or nobody with a name.
+using Senders = std::vector<std::optional<std::size_t>>;
+struct FillSocket {  // a new datagram socket
+  std::size_t file;
+  Senders senders;
+  std::vector<std::optional<model::RemoteFd>> numbers;  // of the senders in the living table; none: to be made as well
 };
 struct SetOption {       // on a living socket; nobody runs who could see it before commit, and it can be undone
   model::RemoteFd from;  // its number in the living table
@@ -140,6 +151,19 @@ struct RefillConnection {  // `file` is the reading end of a TCP connection insi
   model::RemoteFd reader;
   model::RemoteFd writer;
 };
+struct EmptySocket {  // what came since is dropped
+  model::RemoteFd fd;
+  std::uint32_t flags;  // the status flags that it ends up with
+};
+struct RefillSocket {
+  std::size_t file;
+  std::size_t living;  // index into the living table's open_files
+  Senders senders;
+};
+struct ShutDown {  // a new socket
+  model::RemoteFd fd;
+  int how;  // Socket::shutdown
+};
 struct Listen {
   model::RemoteFd fd;
   int backlog;
@@ -154,9 +178,10 @@ struct Watch {
 
 using DescriptorOperation =
     std::variant<TakeHeld, TakeLiving, MakePipe, MakeSelfContained, OpenTerminal, MakeEpollSet, MakeSocket,
-                 MakeSocketPair, MakeConnection, MakeHungUp, SetOption, OpenAnew, PutContents, TakeLocks, CloseSpare,
-                 SetLocks, Unwatch, CloseDescriptor, Place, SetCloseOnExec, SetStatusFlags, SetOwner, Seek, RefillPipe,
-                 PutRight, RefillConnection, Listen, Watch>;
+                 MakeSocketPair, MakeConnection, MakeHungUp, ConnectSocket, FillSocket, SetOption, OpenAnew,
+                 PutContents, TakeLocks, CloseSpare, SetLocks, Unwatch, CloseDescriptor, Place, SetCloseOnExec,
+                 SetStatusFlags, SetOwner, Seek, RefillPipe, PutRight, RefillConnection, EmptySocket, RefillSocket,
+                 ShutDown, Listen, Watch>;
 
 // One line for --dry-run: "close descriptor 9".
 std::string text(const DescriptorOperation& operation);

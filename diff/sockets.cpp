@@ -9,13 +9,25 @@
 
 namespace relive::diff {
 
+using model::Message;
 using model::Socket;
 using model::SocketState;
 
 namespace {
 
+// What certainly fits into an empty socket with buffers of the kernel's own size (net.core.wmem_default).
+constexpr std::size_t kCertainlyFits = std::size_t{64} << 10;
+constexpr std::size_t kCostOfMessage = 1280;  // beside its bytes, which may be rounded up to twice as many
+
 bool is_connection(const Socket& socket) {
   return socket.state == SocketState::connected || socket.state == SocketState::hung_up;
+}
+bool is_datagram(const Socket& socket) { return socket.type == SOCK_DGRAM; }
+// Connected to a socket that is not the task's own.
+bool leads_outside(const Socket& socket) { return socket.state == SocketState::connected && socket.peer_inode == 0; }
+// Two sockets of the task, each connected to the other.
+bool is_pair(const Socket& one, const Socket& other) {
+  return one.peer_inode == other.inode && other.peer_inode == one.inode;
 }
 
 const model::SocketOption* find_option(const Socket& socket, const model::SocketOption& option) {
@@ -25,7 +37,7 @@ const model::SocketOption* find_option(const Socket& socket, const model::Socket
   return found == socket.options.end() ? nullptr : &*found;
 }
 
-// So much is sent at one go for certain, into a connection that has just been emptied.
+// So much is sent at one go for certain, into a TCP connection that has just been emptied.
 constexpr std::size_t kMostRefilled = std::size_t{16} << 10;
 
 int integer(const model::SocketOption& option) {
@@ -43,15 +55,64 @@ bool holds_back(const Socket& sender) {
   });
 }
 
+bool certainly_fits(const std::vector<Message>& messages) {
+  std::size_t bytes = 0;
+  for (const Message& message : messages) bytes += 2 * message.bytes.size() + kCostOfMessage;
+  return bytes <= kCertainlyFits;
+}
+
+// Who is to send the unread messages again; nothing where one of them cannot.
+std::optional<Senders> senders_of(const Socket& socket, const Table& table) {
+  Senders senders;
+  const auto peer = table.socket_with_inode(socket.peer_inode);
+  for (const Message& message : socket.unread) {
+    std::optional<std::size_t> sender = peer;
+    if (peer && is_datagram(socket) && table.as<Socket>(*peer)->local != message.from) return std::nullopt;
+    for (std::size_t other = 0; !sender && !message.from.empty() && other < table.files(); ++other) {
+      const auto* const named = table.as<Socket>(other);
+      if (named != nullptr && is_datagram(*named) && named->local == message.from && named->shutdown == 0 &&
+          (named->state == SocketState::bound || named->peer_inode == socket.inode))
+        sender = other;
+    }
+    if (!sender && !message.from.empty()) return std::nullopt;
+    senders.push_back(sender);
+  }
+  return senders;
+}
+std::string only_they_can_send(const Socket& socket) {
+  const auto named = std::ranges::find_if(socket.unread, [](const Message& message) { return !message.from.empty(); });
+  return fmt::format("it held an unread datagram that only its sender ({}) can send again",
+                     named == socket.unread.end() ? "unnamed" : model::address_text(named->from));
+}
+
+bool same_content(const Socket& wanted, const Socket& living) {
+  return wanted.unread == living.unread && wanted.reset == living.reset;
+}
+
+bool begins_with(const std::vector<Message>& all, const std::vector<Message>& begin) {
+  return all.size() >= begin.size() && std::equal(begin.begin(), begin.end(), all.begin());
+}
+
+// Can the messages be taken out and sent again, between sockets that stay?
+bool can_be_refilled(const Socket& wanted, const Socket& living) {
+  return wanted.state != SocketState::hung_up && wanted.shutdown == 0 && living.shutdown == 0 &&
+         certainly_fits(wanted.unread);
+}
+
 }  // namespace
 
 bool can_become(const Socket& wanted, const Socket& living) {
-  if (wanted.family != living.family || wanted.protocol != living.protocol) return false;
+  if (wanted.family != living.family || wanted.type != living.type || wanted.protocol != living.protocol) return false;
+  if (is_datagram(wanted)) {
+    // A name cannot be taken back, connecting elsewhere throws away what is unread, and shutting down is for ever.
+    if (wanted.local != living.local || wanted.peer != living.peer || wanted.shutdown != living.shutdown) return false;
+    return wanted.state == living.state || (leads_outside(wanted) && living.state == SocketState::hung_up);
+  }
   if (is_connection(wanted)) {
     // What had ended cannot be living again, but what lived may have ended.
     return is_connection(living) && (wanted.state == SocketState::connected || living.state == SocketState::hung_up);
   }
-  if (wanted.state != living.state) return false;
+  if (wanted.state != living.state || wanted.shutdown != living.shutdown) return false;
   return wanted.state == SocketState::fresh || wanted.local == living.local;
 }
 
@@ -61,6 +122,7 @@ bool can_stand_for(const Socket& wanted, const Socket& living) {
     const bool same_addresses = wanted.local == living.local && wanted.peer == living.peer;
     return living.peer_inode != 0 && (wanted.family == AF_UNIX || same_addresses);
   }
+  if (is_datagram(wanted)) return living.peer_inode == 0 && wanted.state == living.state;
   return living.state == SocketState::hung_up;
 }
 
@@ -68,34 +130,83 @@ bool found_by_address(const Socket& wanted) { return !is_connection(wanted) && w
 
 bool can_stay(const Socket& wanted, const Socket& living, const Table& wanted_table, const Table& living_table,
               const Matches& matches) {
-  if (wanted.state == SocketState::hung_up) return wanted.received == living.received;
-  if (wanted.peer_inode == 0) return true;
+  if (wanted.state == SocketState::hung_up) return same_content(wanted, living);
+  if (wanted.peer_inode == 0) {
+    return leads_outside(wanted) || same_content(wanted, living) ||
+           (can_be_refilled(wanted, living) && senders_of(wanted, wanted_table)) ||
+           begins_with(living.unread, wanted.unread);
+  }
   if (wanted.family != AF_UNIX) return true;  // a new TCP connection could not have its addresses
   const auto peer = wanted_table.socket_with_inode(wanted.peer_inode);
   if (!peer || !matches.living_of[*peer]) return false;
+  const auto& wanted_peer = *wanted_table.as<Socket>(*peer);
   const auto& living_peer = *living_table.as<Socket>(*matches.living_of[*peer]);
-  return living.peer_inode == living_peer.inode && living.state == SocketState::connected &&
-         wanted.shutdown == living.shutdown && wanted.received == living.received;
+  if (living.peer_inode != living_peer.inode || living.state != SocketState::connected ||
+      wanted.shutdown != living.shutdown)
+    return false;
+  return same_content(wanted, living) ||
+         (can_be_refilled(wanted, living) && can_be_refilled(wanted_peer, living_peer) &&
+          senders_of(wanted, wanted_table));
 }
 
-SocketPart make_socket(std::size_t wanted, const Table& wanted_table, const Matches& matches) {
+namespace {
+
+void make_datagram_socket(std::size_t wanted, const Table& table, const Table& living_table, const Matches& matches,
+                          SocketPart& part) {
+  const auto& socket = *table.as<Socket>(wanted);
+  part.made.emplace_back(MakeSocket{wanted});
+  if (socket.shutdown != 0) part.contents.emplace_back(ShutDown{table.numbers(wanted).front(), socket.shutdown});
+  if (leads_outside(socket) || socket.peer_inode != 0) {
+    if (socket.peer.empty()) {
+      part.refusal =
+          "closed since the snapshot, and it was connected to a socket without a name, which cannot be named again";
+      return;
+    }
+    part.joined.emplace_back(ConnectSocket{wanted, leads_outside(socket)});
+    if (leads_outside(socket)) {
+      part.notes.push_back(table.name(wanted) +
+                           ": closed since the snapshot: connected anew; what was unread in it is lost");
+    }
+  }
+  if (socket.unread.empty()) return;
+  auto senders = senders_of(socket, table);
+  if (!senders) {
+    part.refusal = "gone since the snapshot, and " + only_they_can_send(socket);
+    return;
+  }
+  FillSocket fill{.file = wanted, .senders = std::move(*senders), .numbers = {}};
+  for (const auto& sender : fill.senders) {
+    const auto living = sender ? matches.living_of[*sender] : std::nullopt;
+    fill.numbers.push_back(living ? std::optional(living_table.numbers(*living).front()) : std::nullopt);
+  }
+  part.joined.emplace_back(std::move(fill));
+}
+
+}  // namespace
+
+SocketPart make_socket(std::size_t wanted, const Table& wanted_table, const Table& living_table,
+                       const Matches& matches) {
   const auto& socket = *wanted_table.as<Socket>(wanted);
   SocketPart part;
-  if (!is_connection(socket)) {
-    part.made.emplace_back(MakeSocket{wanted});
-    return part;
-  }
   const auto peer = wanted_table.socket_with_inode(socket.peer_inode);
-  if (peer && socket.family == AF_UNIX) {
-    if (*peer > wanted) part.made.emplace_back(MakeSocketPair{wanted, *peer});
-  } else if (peer && !matches.living_of[*peer]) {
+  if (socket.state == SocketState::hung_up) {
+    part.made.emplace_back(MakeHungUp{wanted});
+  } else if (peer && socket.family != AF_UNIX && !matches.living_of[*peer]) {
     if (*peer > wanted) part.made.emplace_back(MakeConnection{wanted, *peer});
+  } else if (peer && socket.family == AF_UNIX && is_pair(socket, *wanted_table.as<Socket>(*peer))) {
+    if (*peer > wanted) part.made.emplace_back(MakeSocketPair{wanted, *peer});
+    if (!is_datagram(socket) && !model::address_text(socket.local).starts_with("unnamed")) {
+      part.notes.push_back(fmt::format("{}: made anew, without its name {}", wanted_table.name(wanted),
+                                       model::address_text(socket.local)));
+    }
+  } else if (is_datagram(socket)) {
+    make_datagram_socket(wanted, wanted_table, living_table, matches, part);
+  } else if (!is_connection(socket)) {
+    part.made.emplace_back(MakeSocket{wanted});
   } else {
     part.made.emplace_back(MakeHungUp{wanted});
-    if (socket.state != SocketState::hung_up) {
-      part.notes.push_back(wanted_table.name(wanted) +
-                           ": closed since the snapshot: gone; the program will see the end of the connection");
-    }
+    part.notes.push_back(wanted_table.name(wanted) +
+                         ": closed since the snapshot: gone; the program will see the end of the connection");
   }
   return part;
 }
@@ -115,18 +226,34 @@ void refill(SocketPart& part, std::size_t wanted, const Table& wanted_table, con
                          ": half closed since the snapshot, or with bytes under way: kept as it is");
     return;
   }
-  if (socket.received == living.received) return;
-  const auto& sender = *wanted_table.as<Socket>(*peer);
-  if (socket.received.size() > kMostRefilled || holds_back(sender)) {
+  if (socket.unread == living.unread) return;
+  const std::size_t bytes = model::bytes_of(socket.unread).size();
+  if (bytes > kMostRefilled || holds_back(*wanted_table.as<Socket>(*peer))) {
     part.refusals.push_back(
         {.object = wanted_table.name(wanted),
-         .reason = fmt::format("{} unread bytes of a connection inside the task cannot be sent again at one go",
-                               socket.received.size()),
+         .reason = fmt::format("{} unread bytes of a connection inside the task cannot be sent again at one go", bytes),
          .hint = fmt::format("at most {}, with neither TCP_CORK nor a small SO_SNDBUF", kMostRefilled)});
     return;
   }
   part.rights.emplace_back(
       RefillConnection{wanted, wanted_table.numbers(wanted).front(), wanted_table.numbers(*peer).front()});
+}
+
+void put_messages_right(std::size_t wanted, const Table& wanted_table, const Table& living_table,
+                        const Matches& matches, SocketPart& part) {
+  const auto& socket = *wanted_table.as<Socket>(wanted);
+  const std::size_t living_index = *matches.living_of[wanted];
+  const auto& living = *living_table.as<Socket>(living_index);
+  if (leads_outside(socket) || socket.state == SocketState::hung_up || same_content(socket, living)) return;
+  auto senders = senders_of(socket, wanted_table);
+  if (!senders || !can_be_refilled(socket, living)) {  // so it begins with what was unread: can_stay()
+    part.notes.push_back(fmt::format("{}: {} datagrams that came since the snapshot stay unread; {}",
+                                     wanted_table.name(wanted), living.unread.size() - socket.unread.size(),
+                                     only_they_can_send(socket)));
+    return;
+  }
+  part.rights.emplace_back(EmptySocket{wanted_table.numbers(wanted).front(), wanted_table.file(wanted).status_flags});
+  if (!socket.unread.empty()) part.contents.emplace_back(RefillSocket{wanted, living_index, std::move(*senders)});
 }
 
 }  // namespace
@@ -139,11 +266,13 @@ SocketPart put_right_socket(std::size_t wanted, const Table& wanted_table, const
   if (socket.state == SocketState::connected && living.state == SocketState::hung_up) {
     part.notes.push_back(wanted_table.name(wanted) +
                          ": the connection has ended since the snapshot and cannot come back");
-  } else if (socket.state == SocketState::connected && socket.peer_inode == 0) {
+  } else if (leads_outside(socket) && living.peer_inode != 0) {
+    part.notes.push_back(wanted_table.name(wanted) +
+                         ": waited to be accepted by the task itself; accepted since, it ends");
+  } else if (leads_outside(socket)) {
     part.notes.push_back(wanted_table.name(wanted) + ": connection kept");
   }
-  if (living.state == SocketState::hung_up) return part;
-  if (socket.peer_inode != 0 && socket.family != AF_UNIX) refill(part, wanted, wanted_table, living_table, matches);
+  if (living.state == SocketState::hung_up && !is_datagram(socket)) return part;
   for (const model::SocketOption& option : socket.options) {
     const model::SocketOption* const now = find_option(living, option);
     if (now != nullptr && now->value == option.value) continue;
@@ -153,8 +282,23 @@ SocketPart put_right_socket(std::size_t wanted, const Table& wanted_table, const
   }
   if (socket.state == SocketState::listening && socket.backlog != living.backlog)
     part.rights.emplace_back(Listen{wanted_table.numbers(wanted).front(), socket.backlog});
+  if (socket.peer_inode != 0 && socket.family != AF_UNIX)
+    refill(part, wanted, wanted_table, living_table, matches);
+  else
+    put_messages_right(wanted, wanted_table, living_table, matches, part);
   return part;
 }
+
+namespace {
+
+std::string messages_text(const Socket& wanted, const Socket& living) {
+  if (wanted.type == SOCK_STREAM) return bytes_text(model::bytes_of(wanted.unread), model::bytes_of(living.unread));
+  if (wanted.unread.size() == living.unread.size())
+    return fmt::format("the {} unread messages are others", wanted.unread.size());
+  return fmt::format("unread messages {} -> {}", wanted.unread.size(), living.unread.size());
+}
+
+}  // namespace
 
 std::string bytes_text(const std::vector<std::byte>& wanted, const std::vector<std::byte>& living) {
   if (wanted.size() == living.size()) return fmt::format("the {} unread bytes are others", wanted.size());
@@ -164,12 +308,12 @@ std::string bytes_text(const std::vector<std::byte>& wanted, const std::vector<s
 std::vector<std::string> changes(const Socket& wanted, const Socket& living) {
   std::vector<std::string> out;
   if (wanted.state != living.state) out.emplace_back("its peer has gone since");
-  const bool both_known = wanted.peer_inode != 0 && (living.peer_inode != 0 || wanted.family == AF_UNIX);
-  if ((both_known || wanted.state == SocketState::hung_up) && wanted.received != living.received)
-    out.push_back(bytes_text(wanted.received, living.received));
+  const bool told =
+      !leads_outside(wanted) && (living.peer_inode != 0 || wanted.peer_inode == 0 || wanted.family == AF_UNIX);
+  if (told && wanted.unread != living.unread) out.push_back(messages_text(wanted, living));
   if (living.state == SocketState::hung_up) return out;
   if (wanted.backlog != living.backlog) out.push_back(fmt::format("backlog {} -> {}", wanted.backlog, living.backlog));
-  if (wanted.peer_inode != 0 && wanted.shutdown != living.shutdown) out.emplace_back("shut down since");
+  if (!leads_outside(wanted) && wanted.shutdown != living.shutdown) out.emplace_back("shut down since");
   const auto options = std::ranges::count_if(wanted.options, [&](const model::SocketOption& option) {
     return std::ranges::find(living.options, option) == living.options.end();
   });

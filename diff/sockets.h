@@ -23,13 +23,17 @@ namespace relive::diff {
 
 // What a socket adds to a plan.
 struct SocketPart {
-  std::vector<DescriptorOperation> made;    // prepared
-  std::vector<DescriptorOperation> rights;  // committed, when the numbers are the wanted table's
+  std::vector<DescriptorOperation> made;      // prepared
+  std::vector<DescriptorOperation> joined;    // prepared, when all sockets have been made
+  std::vector<DescriptorOperation> rights;    // committed, when the numbers are the wanted table's
+  std::vector<DescriptorOperation> contents;  // committed, when all rights are
   std::vector<std::string> notes;
   std::vector<Refusal> refusals;
+  std::string refusal;  // one more of them, of the socket itself: why it cannot be done
 };
 // What makes the wanted socket anew. REQUIRES: it has no living one.
-[[nodiscard]] SocketPart make_socket(std::size_t wanted, const Table& wanted_table, const Matches& matches);
+[[nodiscard]] SocketPart make_socket(std::size_t wanted, const Table& wanted_table, const Table& living_table,
+                                     const Matches& matches);
 // What puts its living one right.
 [[nodiscard]] SocketPart put_right_socket(std::size_t wanted, const Table& wanted_table, const Table& living_table,
                                           const Matches& matches);

@@ -29,8 +29,20 @@ std::string_view state_text(SocketState state) {
   return "?";
 }
 
+std::string_view kind_of(const Socket& socket) {
+  if (socket.family != AF_UNIX) return "socket";
+  switch (socket.type) {
+    case SOCK_DGRAM:
+      return "unix datagram socket";
+    case SOCK_SEQPACKET:
+      return "unix seqpacket socket";
+    default:
+      return "unix socket";
+  }
+}
+
 std::string phrase_of(const Socket& socket) {
-  const std::string_view kind = socket.family == AF_UNIX ? "unix socket" : "socket";
+  const std::string_view kind = kind_of(socket);
   switch (socket.state) {
     case SocketState::fresh:
       return fmt::format("{}, not connected", kind);
@@ -39,7 +51,7 @@ std::string phrase_of(const Socket& socket) {
     case SocketState::listening:
       return fmt::format("{} listening at {}", kind, address_text(socket.local));
     case SocketState::connected:
-      if (socket.peer_inode != 0 && socket.family == AF_UNIX) return "unix socket to another one of the task";
+      if (socket.peer_inode != 0 && socket.family == AF_UNIX) return fmt::format("{} to another one of the task", kind);
       return fmt::format("{} {} -> {}", kind, address_text(socket.local), address_text(socket.peer));
     case SocketState::hung_up:
       return fmt::format("{} whose peer is gone", kind);
@@ -53,9 +65,13 @@ Words words(const Socket& socket) {
   std::string text(state_text(socket.state));
   if (!socket.local.empty()) text += " " + address_text(socket.local);
   if (!socket.peer.empty()) text += " <-> " + address_text(socket.peer);
-  return {.kind = socket.family == AF_UNIX ? "unix socket" : "socket",
-          .detail = std::move(text),
-          .phrase = phrase_of(socket)};
+  return {.kind = std::string(kind_of(socket)), .detail = std::move(text), .phrase = phrase_of(socket)};
+}
+
+std::vector<std::byte> bytes_of(std::span<const Message> messages) {
+  std::vector<std::byte> bytes;
+  for (const Message& message : messages) bytes.insert(bytes.end(), message.bytes.begin(), message.bytes.end());
+  return bytes;
 }
 
 std::string address_text(std::span<const std::byte> address) {

@@ -27,22 +27,37 @@ enum class SocketState : std::uint8_t {
   hung_up,    // was connected; nobody is at the other end any more
 };
 
-// A stream socket: TCP over IPv4 or IPv6, or unix.
+// What was sent at once to a socket that keeps boundaries; of a stream, bytes that one recvmsg(2) may give.
+struct Message {
+  std::vector<std::byte> bytes;
+  std::vector<std::byte> from;  // sockaddr of the sender, of datagrams; empty where it has no name
+  std::size_t descriptors = 0;  // that travel with it (SCM_RIGHTS)
+  bool foreign_sender = false;  // its credentials (SCM_CREDENTIALS) are told, and are not the task's own
+  bool unseen = false;          // there is one, and looking at it would take an error that is pending
+  bool operator==(const Message&) const = default;
+};
+
+// A socket: TCP over IPv4 or IPv6; unix, of all three types.
 struct Socket {
   std::uint64_t inode = 0;
   int family = 0;
+  int type = 0;  // SOCK_STREAM, SOCK_DGRAM, SOCK_SEQPACKET
   int protocol = 0;
   SocketState state = SocketState::fresh;
   std::vector<std::byte> local;  // sockaddr
   std::vector<std::byte> peer;
   int backlog = 0;
-  std::uint64_t peer_inode = 0;  // the other end, when it is a socket of this task; else 0
-  int shutdown = 0;              // RCV_SHUTDOWN 1, SEND_SHUTDOWN 2, as sock_diag(7) tells it; where peer_inode is known
-  std::vector<std::byte> received;  // unread bytes, captured only when the peer is the task's own, or gone
+  std::uint64_t peer_inode = 0;  // whom it is connected to, when that is a socket of this task; else 0
+  int shutdown = 0;              // RCV_SHUTDOWN 1, SEND_SHUTDOWN 2, as sock_diag(7) tells it; of unix sockets, and 0 of
+                                 // a stream whose peer is outside
+  std::vector<Message> unread;   // not captured of what a peer outside sends through a connection
+  bool reset = false;            // of unix sockets: ECONNRESET is pending, the peer has closed without reading all
   std::vector<SocketOption> options;
   bool operator==(const Socket&) const = default;
 };
 
+// All bytes of messages in a row.
+[[nodiscard]] std::vector<std::byte> bytes_of(std::span<const Message> messages);
 Words words(const Socket& socket);
 // "127.0.0.1:55", "[::1]:55", "/run/x.sock", "@abstract", "unnamed".
 [[nodiscard]] std::string address_text(std::span<const std::byte> address);

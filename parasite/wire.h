@@ -25,7 +25,8 @@ enum class Kind : std::uint32_t {
                      // come first, then the task's; result = how many
   create_thread = 6,  // arg[0]: address of a ThreadBlock, arg[1]: its clone_args (clone3(2)), arg[2]: Control; result =
                       // tid or -errno
-  drain = 7,          // read fd arg[0] (non-blocking) into the scratch page arg[1] of arg[2] bytes until EAGAIN/EOF
+  drain = 7,  // read fd arg[0] (non-blocking) into the scratch page arg[1] of arg[2] bytes until EAGAIN, or until more
+              // than arg[3] reads have given nothing or an error (0: the first one is EOF)
 };
 
 enum Flags : std::uint32_t {

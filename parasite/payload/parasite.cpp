@@ -96,11 +96,11 @@ long take_signals(unsigned long at_most) {
   }
 }
 
-long drain(unsigned long fd, unsigned long scratch, unsigned long bytes) {
+long drain(unsigned long fd, unsigned long scratch, unsigned long bytes, unsigned long patience) {
   for (;;) {
     const long result = call(kRead, fd, scratch, bytes, 0, 0, 0);
-    if (result == kAgain || result == 0) return 0;
-    if (result < 0 && result != kInterrupted) return result;
+    if (result == kAgain) return 0;
+    if (result <= 0 && result != kInterrupted && patience-- == 0) return result;
   }
 }
 
@@ -138,7 +138,7 @@ void carry_out(Operation& operation) {
                                                reinterpret_cast<ThreadBlock*>(arg[0]));
       return;
     case Kind::drain:
-      operation.result = drain(arg[0], arg[1], arg[2]);
+      operation.result = drain(arg[0], arg[1], arg[2], arg[3]);
       return;
   }
   operation.result = -38;  // ENOSYS

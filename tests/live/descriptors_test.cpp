@@ -1033,8 +1033,6 @@ INSTANTIATE_TEST_SUITE_P(
                               },
                               "F_SEAL_FUTURE_WRITE"},
                       Refused{"udp", [] { return ::socket(AF_INET, SOCK_DGRAM, 0) >= 0; }, "is a UDP socket"},
-                      Refused{"unix_datagram", [] { return ::socket(AF_UNIX, SOCK_DGRAM, 0) >= 0; },
-                              "is a unix datagram socket"},
                       Refused{"namespace", [] { return ::open("/proc/self/ns/net", O_RDONLY) >= 0; }, "namespace"},
                       Refused{"stale_epoll_entry", leading_elsewhere, "no longer under its number"},
                       Refused{"descriptor_under_way", descriptor_under_way, "carry descriptors"}),
@@ -1147,6 +1145,36 @@ TEST(DescriptorTest, ALockThatSomebodyElseHasNowIsRefusedByName) {
 }
 
 // --- a snapshot stands by, nobody rolls back: closing keeps its meaning
+
+// A seqpacket connection and a datagram socket outside see the task's close as they do without relive.
+TEST(DescriptorTest, APeerSeesTheEndOfUnixMessages) {
+  static int client = -1, receiver = -1;
+  const Address at = unix_address("relive-end-" + std::to_string(::getpid()), true);
+  static const Address datagrams = unix_address("relive-gram-" + std::to_string(::getpid()), true);
+  const UniqueFd listener(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
+  ASSERT_TRUE(::bind(listener.get(), at.get(), at.size) == 0 && ::listen(listener.get(), 3) == 0);
+  Subject subject({.set_up =
+                       [at] {
+                         client = ::socket(AF_UNIX, SOCK_SEQPACKET, 0);
+                         receiver = ::socket(AF_UNIX, SOCK_DGRAM, 0);
+                         WANT(::connect(client, at.get(), at.size) == 0);
+                         return ::bind(receiver, datagrams.get(), datagrams.size) == 0;
+                       },
+                   .wreck = [] { return ::close(client) == 0 && ::close(receiver) == 0; }});
+  const UniqueFd peer(::accept(listener.get(), nullptr, nullptr));
+  const UniqueFd sender(::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+  ASSERT_EQ(::connect(sender.get(), datagrams.get(), datagrams.size), 0);
+  ASSERT_EQ(::send(sender.get(), "x", 1, 0), 1);
+  ASSERT_EQ(::send(peer.get(), "unread", 6, 0), 6);
+  ASSERT_TRUE(subject.snapshot().has_value());
+  ASSERT_EQ(subject.child().ask('w'), 'y');
+  char byte = 0;
+  EXPECT_EQ(::recv(peer.get(), &byte, 1, MSG_DONTWAIT), -1);
+  EXPECT_EQ(errno, ECONNRESET) << "it was closed with a message unread";
+  EXPECT_EQ(::recv(peer.get(), &byte, 1, MSG_DONTWAIT), 0);
+  EXPECT_EQ(::send(sender.get(), "x", 1, 0), -1);
+  EXPECT_EQ(errno, ECONNREFUSED);
+}
 
 TEST(DescriptorTest, HoldingChangesNothingThatTheTaskCanNotice) {
   static std::array<int, 2> pipe{}, pair{};

@@ -30,7 +30,7 @@ model::Socket model_of(int socket, int family, std::string_view unread) {
   made.state = model::SocketState::connected;
   made.local = address(socket, [](int s, sockaddr* a, socklen_t* n) { return ::getsockname(s, a, n); });
   made.peer = address(socket, [](int s, sockaddr* a, socklen_t* n) { return ::getpeername(s, a, n); });
-  made.received = {bytes.begin(), bytes.end()};
+  made.unread = {{.bytes = {bytes.begin(), bytes.end()}, .from = {}}};
   return made;
 }
 Ends connect_over_loopback(int family) {

@@ -73,6 +73,7 @@ OpenFile tcp(std::uint64_t inode, SocketState state, std::uint16_t local, std::u
   Socket socket;
   socket.inode = inode;
   socket.family = AF_INET;
+  socket.type = SOCK_STREAM;
   socket.protocol = IPPROTO_TCP;
   socket.state = state;
   socket.local = address(local);
@@ -311,6 +312,11 @@ struct Kernel {
   void operator()(const diff::RefillConnection&) {}
   void operator()(const diff::MakeHungUp& o) { make_spare(o.file); }
   void operator()(const diff::SetOption&) {}
+  void operator()(const diff::ConnectSocket&) {}
+  void operator()(const diff::FillSocket&) {}
+  void operator()(const diff::EmptySocket&) {}
+  void operator()(const diff::RefillSocket&) {}
+  void operator()(const diff::ShutDown&) {}
   void operator()(const diff::Unwatch& o) {
     auto& watches = objects[numbers.at(o.epoll.value).first].watches;
     if (watches.erase({numbers.at(o.fd.value).first, o.fd.value}) != 1) errors.push_back("DEL: ENOENT");

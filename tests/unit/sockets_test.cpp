@@ -1,0 +1,167 @@
+#include "diff/sockets.h"
+
+#include <fcntl.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+
+#include <cstring>
+
+namespace relive {
+namespace {
+
+using model::DescriptorTable;
+using model::Message;
+using model::OpenFile;
+using model::RemoteFd;
+using model::Socket;
+using model::SocketState;
+using ::testing::Contains;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using ::testing::SizeIs;
+
+std::vector<std::byte> name_of(std::string_view name) {
+  std::vector<std::byte> address(offsetof(sockaddr_un, sun_path) + 1 + name.size());
+  const sa_family_t family = AF_UNIX;
+  std::memcpy(address.data(), &family, sizeof family);
+  std::memcpy(address.data() + offsetof(sockaddr_un, sun_path) + 1, name.data(), name.size());
+  return address;
+}
+Message message(std::string_view text, std::vector<std::byte> from = {}) {
+  const auto bytes = std::as_bytes(std::span(text));
+  return {.bytes = {bytes.begin(), bytes.end()}, .from = std::move(from)};
+}
+Socket unix_socket(std::uint64_t inode, int type, SocketState state) {
+  Socket socket;
+  socket.inode = inode;
+  socket.family = AF_UNIX;
+  socket.type = type;
+  socket.state = state;
+  return socket;
+}
+
+// Descriptors 5, 6, ... of one socket each; `same` says which of a snapshot's they are.
+DescriptorTable table_of(const std::vector<Socket>& sockets, bool same = false) {
+  DescriptorTable table;
+  for (std::size_t at = 0; at < sockets.size(); ++at) {
+    OpenFile file{.status_flags = O_RDWR, .object = sockets[at]};
+    if (same) file.same_as = at;
+    table.open_files.push_back(std::move(file));
+    table.descriptors.push_back({.fd = RemoteFd{static_cast<int>(5 + at)}, .open_file = at});
+  }
+  return table;
+}
+std::vector<std::string> texts(const diff::DescriptorPlan& plan) {
+  std::vector<std::string> out;
+  for (const auto& operation : plan.operations) out.push_back(diff::text(operation));
+  return out;
+}
+std::vector<Socket> pair(int type) {
+  std::vector<Socket> ends{unix_socket(1, type, SocketState::connected), unix_socket(2, type, SocketState::connected)};
+  ends[0].peer_inode = 2;
+  ends[1].peer_inode = 1;
+  return ends;
+}
+
+TEST(SocketPlanTest, WhatWasReadSinceIsSentAgainInPlace) {
+  auto wanted = pair(SOCK_SEQPACKET);
+  const auto living = wanted;
+  wanted[0].unread = {message("one"), message("two")};
+  const auto plan = diff::plan_descriptors(table_of(wanted), table_of(living, true));
+  EXPECT_THAT(plan.refusals, IsEmpty());
+  EXPECT_THAT(texts(plan),
+              ElementsAre("socket 5: drop its unread messages", "socket of file 0: put its unread messages back"));
+  ASSERT_THAT(plan.differences, SizeIs(1));
+  EXPECT_EQ(plan.differences[0].text, "unread messages 2 -> 0");
+}
+
+TEST(SocketPlanTest, BoundariesAreADifference) {
+  auto wanted = pair(SOCK_DGRAM);
+  auto living = wanted;
+  wanted[0].unread = {message("one"), message("two")};
+  living[0].unread = {message("on"), message("etwo")};
+  const auto plan = diff::plan_descriptors(table_of(wanted), table_of(living, true));
+  ASSERT_THAT(plan.differences, SizeIs(1));
+  EXPECT_EQ(plan.differences[0].text, "the 2 unread messages are others");
+}
+
+TEST(SocketPlanTest, APairThatWasShutDownIsMadeAnewWhole) {
+  const auto wanted = pair(SOCK_SEQPACKET);
+  auto living = wanted;
+  living[0].shutdown = 3;
+  living[1].shutdown = 3;
+  EXPECT_THAT(texts(diff::plan_descriptors(table_of(wanted), table_of(living, true))),
+              Contains("make a socket pair: files 0 and 1"));
+}
+
+TEST(SocketPlanTest, WhatIsTooMuchToPutBackInPlaceGoesIntoANewPair) {
+  auto wanted = pair(SOCK_STREAM);
+  const auto living = wanted;
+  wanted[0].unread = {message(std::string(100'000, 'x'))};
+  EXPECT_THAT(texts(diff::plan_descriptors(table_of(wanted), table_of(living, true))),
+              Contains("make a socket pair: files 0 and 1"));
+}
+
+TEST(SocketPlanTest, OneThatSendsToAnotherFollowsItWhenThatIsMadeAnew) {
+  std::vector<Socket> wanted{unix_socket(1, SOCK_DGRAM, SocketState::connected),
+                             unix_socket(2, SOCK_DGRAM, SocketState::bound)};
+  wanted[0].peer_inode = 2;
+  wanted[0].peer = wanted[1].local = name_of("there");
+  auto living = table_of(wanted, true);
+  living.descriptors.pop_back();  // the receiver was closed
+  living.open_files.pop_back();
+  std::get<Socket>(living.open_files[0].object).peer_inode = 0;
+  std::get<Socket>(living.open_files[0].object).state = SocketState::hung_up;
+  const auto plan = diff::plan_descriptors(table_of(wanted), living);
+  EXPECT_THAT(plan.refusals, IsEmpty());
+  EXPECT_THAT(texts(plan), Contains("make a socket: file 0"));
+  EXPECT_THAT(texts(plan), Contains("make a socket: file 1"));
+  EXPECT_THAT(texts(plan), Contains("connect the new socket of file 0"));
+}
+
+TEST(SocketPlanTest, ADatagramFromOutsideStaysOrIsRefused) {
+  std::vector<Socket> wanted{unix_socket(1, SOCK_DGRAM, SocketState::bound)};
+  wanted[0].local = name_of("here");
+  wanted[0].unread = {message("one", name_of("outside"))};
+  auto living = wanted;
+  living[0].unread.push_back(message("two", name_of("outside")));
+  const auto kept = diff::plan_descriptors(table_of(wanted), table_of(living, true));
+  EXPECT_THAT(kept.refusals, IsEmpty());
+  EXPECT_THAT(kept.operations, IsEmpty());
+  EXPECT_THAT(kept.notes, ElementsAre(HasSubstr("1 datagrams that came since the snapshot stay unread")));
+
+  living[0].unread.clear();
+  const auto refused = diff::plan_descriptors(table_of(wanted), table_of(living, true));
+  ASSERT_THAT(refused.refusals, SizeIs(1));
+  EXPECT_THAT(refused.refusals[0].reason, HasSubstr("only its sender (@outside) can send again"));
+}
+
+TEST(SocketPlanTest, ADatagramIsSentAgainByWhoSentIt) {
+  std::vector<Socket> wanted{unix_socket(1, SOCK_DGRAM, SocketState::bound),
+                             unix_socket(2, SOCK_DGRAM, SocketState::bound)};
+  wanted[0].local = name_of("here");
+  wanted[1].local = name_of("there");
+  wanted[0].unread = {message("one", name_of("there")), message("two")};
+  auto living = wanted;
+  living[0].unread.clear();
+  const auto plan = diff::plan_descriptors(table_of(wanted), table_of(living, true));
+  const auto refill = std::ranges::find_if(
+      plan.operations, [](const auto& operation) { return std::holds_alternative<diff::RefillSocket>(operation); });
+  ASSERT_NE(refill, plan.operations.end());
+  EXPECT_THAT(std::get<diff::RefillSocket>(*refill).senders,
+              ElementsAre(std::optional<std::size_t>(1), std::optional<std::size_t>()));
+}
+
+TEST(SocketPlanTest, WhoWaitedToBeAcceptedByTheTaskItselfIsTold) {
+  std::vector<Socket> wanted{unix_socket(1, SOCK_STREAM, SocketState::connected)};
+  auto living = pair(SOCK_STREAM);
+  auto now = table_of(living, true);
+  now.open_files[1].same_as.reset();
+  EXPECT_THAT(diff::plan_descriptors(table_of(wanted), now).notes, ElementsAre(HasSubstr("waited to be accepted")));
+}
+
+}  // namespace
+}  // namespace relive
