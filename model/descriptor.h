@@ -13,8 +13,8 @@
 
 #include "model/files.h"
 #include "model/ids.h"
-#include "model/message_queue.h"
 #include "model/locks.h"
+#include "model/message_queue.h"
 #include "model/self_contained.h"
 #include "model/sockets.h"
 #include "model/terminals.h"

@@ -263,7 +263,7 @@ struct Lingering {
 };
 std::vector<Lingering> lingering;
 
-void keep_lingering(Pid pid, std::vector<Tid> tids) {
+void keep_lingering(Pid pid, const std::vector<Tid>& tids) {
   auto known = std::ranges::find(lingering, pid, &Lingering::pid);
   if (known == lingering.end()) known = lingering.insert(lingering.end(), {pid, {}});
   for (const Tid tid : tids)

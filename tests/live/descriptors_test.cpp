@@ -1042,8 +1042,8 @@ INSTANTIATE_TEST_SUITE_P(
 
 constexpr int kLockFiles = 4;  // flock, open file description, POSIX, lease
 std::array<int, kLockFiles> lock_files{};
-const std::string lock_prefix = temporary("lock");  // the same in the child, whose pid is another
-std::string lock_path(int file) { return lock_prefix + std::to_string(file); }
+const std::string kLockPrefix = temporary("lock");  // the same in the child, whose pid is another
+std::string lock_path(int file) { return kLockPrefix + std::to_string(file); }
 
 bool take_lock(int file, int fd) {
   struct flock whole{};

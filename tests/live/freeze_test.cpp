@@ -21,7 +21,7 @@ using testing::ChildEnd;
 
 // Stands in vfork(2), where nothing stops it, until the pipe is closed.
 [[gnu::noinline]] void wait_in_vfork(int pipe_end, int other_end) {
-  const pid_t pid = ::vfork();  // NOLINT(clang-analyzer-security.insecureAPI.vfork): it is what is tested
+  const pid_t pid = ::vfork();  // NOLINT(*insecureAPI.vfork,bugprone-unsafe-functions): it is what is tested
   if (pid == 0) {
     char word = 0;
     ::close(other_end);

@@ -253,7 +253,7 @@ std::string only_in(const std::vector<std::string>& these, const std::vector<std
 }
 
 // What earlier tests have freed: the child would inherit it, and all of a child's memory is read and compared.
-const std::string& with_a_small_heap(const std::string& path) {
+std::string with_a_small_heap(std::string path) {
   ::malloc_trim(0);
   return path;
 }
