@@ -377,7 +377,7 @@ void FrozenTask::resume() {
   for (const FrozenThread& thread : threads_)
     if (!let_go(thread.tid)) left.push_back(thread.tid);
   if (whole_ && left.empty()) return;
-  keep_lingering(pid_, std::move(left));
+  keep_lingering(pid_, left);
   // A freeze that was given up: threads born under our hand meanwhile are attached, and nobody has them in a list.
   release_lingering();
 }
