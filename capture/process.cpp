@@ -225,7 +225,10 @@ Result<model::Process> read_process(parasite::Visit& visit) {
   process.executable_device = executable.status.st_dev;
   process.executable_inode = executable.status.st_ino;
   process.namespaces = RELIVE_TRY(read_namespaces(visit));
-  if (program.result(questions.any_child) != -ECHILD) process.children = RELIVE_TRY(read_children(visit));
+  if (program.result(questions.any_child) != -ECHILD) {
+    process.children = RELIVE_TRY(read_children(visit));
+    if (process.children.empty()) process.children.push_back(0);  // there is one, and no kernel option that tells which
+  }
   return process;
 }
 

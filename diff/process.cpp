@@ -140,8 +140,8 @@ class Planner {
     }
     for (const auto child : born) {
       difference(Family::process, fmt::format("child {}", child), "born since", Sign::added);
-      plan_.notes.push_back(
-          fmt::format("child {} was born since the snapshot and stays: this release rolls back one process", child));
+      refuse(fmt::format("child {}", child), "born since the snapshot; this release rolls back one process",
+             "wait until it has ended, or end it");
     }
   }
 

@@ -65,8 +65,8 @@ struct Process {
   std::int32_t session = 0;
   std::int32_t controlling_terminal = 0;  // its device number (tty_nr of proc_pid_stat(5)); 0: none
   std::array<std::uint64_t, kNamespaces.size()> namespaces{};  // inode numbers; 0: this kernel has none of that kind
-  // Children that live or have not been waited for, ascending, in relive's own pid namespace. One that is missing is
-  // refused; one born since stays, and is noted.
+  // Children that live or have not been waited for, ascending, in relive's own pid namespace. One that is missing
+  // is refused, and so is one born since.
   std::vector<std::int32_t> children{};
   bool operator==(const Process&) const = default;
 };

@@ -179,8 +179,8 @@ Result<SnapshotReport> Engine::snapshot(const SnapshotOptions& options) {
     if (fresh) state.session.emplace(RELIVE_TRY(parasite::Session::infect(task)));
     auto outcome = [&]() -> Result<void> {
       auto visit = RELIVE_TRY(parasite::Visit::begin(task, *state.session));
-      RELIVE_TRY(refuse_company(visit));
       snapshot->task = RELIVE_TRY(read_task(visit, nullptr, nullptr, nullptr, {}, capture::Depth::full, stopwatch));
+      RELIVE_TRY(refuse_children(snapshot->task));
       std::vector<std::string> unhandled = capture::unhandled(snapshot->task.descriptors);
       for (const diff::Refusal& refusal : diff::unhandled_memory(snapshot->task.memory))
         unhandled.push_back(fmt::format("{}: {}", refusal.object, refusal.reason));
@@ -239,7 +239,6 @@ Result<void> Engine::State::way_back(const Snapshot& wanted, const RollbackOptio
   stopwatch.lap("freeze");
   auto outcome = [&]() -> Result<void> {
     auto visit = RELIVE_TRY(parasite::Visit::begin(task, *session));
-    RELIVE_TRY(refuse_company(visit));
     stopwatch.lap("visit");
     const model::Task living = RELIVE_TRY(
         read_task(visit, &wanted.task, &wanted.holds, &last_memory, maps_text, capture::Depth::outside, stopwatch));

@@ -1,17 +1,12 @@
 #include "rollback/living.h"
 
-#include <sys/syscall.h>
-#include <sys/wait.h>
-
-#include <cerrno>
-
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include "capture/descriptors.h"
 #include "capture/memory.h"
 #include "capture/process.h"
 #include "capture/threads.h"
-#include "task/procfs.h"
 
 namespace relive::rollback {
 
@@ -36,24 +31,11 @@ Result<model::Task> read_task(parasite::Visit& visit, const model::Task* snapsho
   return task;
 }
 
-Result<void> refuse_company(parasite::Visit& visit) {
-  parasite::Program program;
-  const parasite::ArenaPiece info = RELIVE_TRY(visit.arena().take(128));
-  // Asked inside: it answers for the children of every thread, zombies too, and ECHILD means that there is none.
-  const std::size_t asked =
-      program.syscall("waitid", SYS_waitid, {P_ALL, 0, info.there.value, WEXITED | WNOHANG | WNOWAIT | __WALL, 0},
-                      parasite::Program::OnError::go_on);
-  RELIVE_TRY(visit.run(program));
-  if (program.result(asked) == -ECHILD) return {};
-  const model::Pid pid = visit.task().pid();
-  std::string children;
-  for (const task::FrozenThread& thread : visit.task().threads()) {
-    auto text = task::read_proc(pid, fmt::format("task/{}/children", thread.tid.value));
-    if (text) children += *text;
-  }
-  while (!children.empty() && (children.back() == ' ' || children.back() == '\n')) children.pop_back();
+Result<void> refuse_children(const model::Task& task) {
+  const auto& children = task.process.children;
+  if (children.empty()) return {};
   return fail(ErrorKind::refused,
-              fmt::format("task {} has child processes{}{}", pid.value, children.empty() ? "" : ": ", children),
+              fmt::format("task {} has child processes: {}", task.pid.value, fmt::join(children, " ")),
               "this release rolls back one process; wait until the children have ended");
 }
 

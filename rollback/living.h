@@ -29,8 +29,8 @@ Result<model::Task> read_task(parasite::Visit& visit, const model::Task* snapsho
                               const KnownMemory* known, std::string_view maps_text, capture::Depth depth,
                               Stopwatch& stopwatch);
 
-// Tasks other than this one that the visited task would drag along: its children, and whoever shares its memory.
-// ErrorKind::refused, by name: this release rolls back one process.
-Result<void> refuse_company(parasite::Visit& visit);
+// ErrorKind::refused, by name, for a task that has children at the snapshot: this release rolls back one process. Those
+// born since are diff's to refuse (diff/process.h).
+Result<void> refuse_children(const model::Task& task);
 
 }  // namespace relive::rollback

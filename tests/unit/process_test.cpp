@@ -228,13 +228,13 @@ TEST(PlanProcessTest, AnotherIdentityIsRefusedAndAnotherParentNoted) {
   EXPECT_THAT(plan.notes, SizeIs(1));
 }
 
-TEST(PlanProcessTest, MissingChildrenAreRefusedAndNewOnesNoted) {
+TEST(PlanProcessTest, MissingChildrenAreRefusedAndNewOnesToo) {
   model::Process wanted{.children = {10, 20}};
   model::Process living{.children = {20, 30}};
   const auto plan = plan_process(wanted, living);
-  ASSERT_THAT(plan.refusals, SizeIs(1));
+  ASSERT_THAT(plan.refusals, SizeIs(2));
   EXPECT_EQ(plan.refusals[0].object, "child 10");
-  EXPECT_THAT(plan.notes, ElementsAre(HasSubstr("child 30")));
+  EXPECT_EQ(plan.refusals[1].object, "child 30");
 }
 
 TEST(PlanProcessTest, AnotherNamespaceIsRefused) {

@@ -7,6 +7,7 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 
 #include "victim.h"
 
@@ -81,7 +82,9 @@ static void become(unsigned kind) {
       MUST(socket(AF_INET, SOCK_DGRAM, 0));
       break;
     case 4:
-      MUST(socket(AF_UNIX, SOCK_SEQPACKET, 0));
+      unlink("fifo");
+      MUST(mkfifo("fifo", 0600));
+      MUST(open("fifo", O_RDWR));
       break;
     case 5:
       MUST(socket(AF_NETLINK, SOCK_RAW, 0));
