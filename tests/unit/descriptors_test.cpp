@@ -17,6 +17,7 @@
 #include "capture/fdinfo.h"
 #include "capture/opened.h"
 #include "diff/kind_rules.h"
+#include "tests/unit/texts.h"
 
 namespace relive {
 namespace {
@@ -94,11 +95,6 @@ struct Builder {
   }
 };
 
-std::vector<std::string> texts(const diff::DescriptorPlan& plan) {
-  std::vector<std::string> out;
-  for (const auto& operation : plan.operations) out.push_back(diff::text(operation));
-  return out;
-}
 std::vector<std::string> differences(const diff::DescriptorPlan& plan) {
   std::vector<std::string> out;
   for (const auto& difference : plan.differences) out.push_back(difference.object + ": " + difference.text);

@@ -10,6 +10,7 @@
 #include "capture/locks.h"
 #include "diff/descriptors.h"
 #include "diff/table_locks.h"
+#include "tests/unit/texts.h"
 
 namespace relive {
 namespace {
@@ -100,16 +101,6 @@ model::OpenFile file(std::uint64_t inode, std::vector<FileLock> locks = {}, std:
           .locks = std::move(locks),
           .object = model::RegularFile{.path = "/f", .identity = {1, inode}},
           .same_as = same_as};
-}
-std::vector<std::string> texts(const std::vector<diff::SetLocks>& operations) {
-  std::vector<std::string> all;
-  for (const auto& one : operations) all.push_back(diff::text(one));
-  return all;
-}
-std::vector<std::string> texts(const diff::DescriptorPlan& plan) {
-  std::vector<std::string> all;
-  for (const auto& one : plan.operations) all.push_back(diff::text(one));
-  return all;
 }
 
 TEST(TableLocksTest, ASecondDescriptorThatIsClosedCostsThePosixLocksThatAreTakenAgain) {

@@ -9,6 +9,7 @@
 #include <string>
 
 #include "diff/descriptors.h"
+#include "tests/unit/texts.h"
 
 namespace relive {
 namespace {
@@ -63,11 +64,6 @@ model::DescriptorTable table(const model::MemoryFile& memory, std::optional<std:
           .open_files = {{.status_flags = O_RDWR,
                           .object = model::RegularFile{.path = "/memfd:x", .identity = {1, 2}, .memory = memory},
                           .same_as = same_as}}};
-}
-std::vector<std::string> texts(const diff::DescriptorPlan& plan) {
-  std::vector<std::string> all;
-  for (const auto& one : plan.operations) all.push_back(diff::text(one));
-  return all;
 }
 
 TEST(MemoryFileTest, ContentsArePutBackWhereTheyDiffer) {

@@ -7,6 +7,8 @@
 
 #include "diff/memory.h"
 
+#include "tests/unit/texts.h"
+
 namespace relive::diff {
 namespace {
 
@@ -50,12 +52,6 @@ Mapping file(Mapping from, std::uint64_t inode, std::uint64_t first_page = 0) {
 }
 
 Memory memory(std::vector<Mapping> mappings) { return {std::move(mappings), {}, 0, 0}; }
-
-std::vector<std::string> texts(const MemoryPlan& plan) {
-  std::vector<std::string> result;
-  for (const auto& operation : plan.operations) result.push_back(text(operation));
-  return result;
-}
 
 std::vector<std::string> stories(const MemoryPlan& plan) {
   std::vector<std::string> result;

@@ -9,6 +9,7 @@
 #include "diff/descriptors.h"
 #include "diff/memory.h"
 #include "diff/process.h"
+#include "tests/unit/texts.h"
 
 namespace relive {
 namespace {
@@ -26,11 +27,6 @@ model::DescriptorTable table(bool notifies, bool living) {
   if (living) file.same_as = 0;
   out.descriptors.push_back({model::RemoteFd{4}, false, 0});
   out.open_files.push_back(std::move(file));
-  return out;
-}
-std::vector<std::string> texts(const diff::DescriptorPlan& plan) {
-  std::vector<std::string> out;
-  for (const auto& operation : plan.operations) out.push_back(diff::text(operation));
   return out;
 }
 

@@ -8,6 +8,7 @@
 
 #include "capture/process_text.h"
 #include "diff/credentials.h"
+#include "tests/unit/texts.h"
 
 namespace relive {
 namespace {
@@ -23,12 +24,6 @@ model::QueuedSignal queued(int number, int code = 0) {
   std::memcpy(&signal.info[0], &number, sizeof number);
   std::memcpy(&signal.info[8], &code, sizeof code);
   return signal;
-}
-
-std::vector<std::string> texts(const diff::ProcessPlan& plan) {
-  std::vector<std::string> out;
-  for (const auto& operation : plan.operations) out.push_back(text(operation));
-  return out;
 }
 
 TEST(ParseTimersTest, ReadsWhatTheKernelWrites) {

@@ -8,6 +8,8 @@
 
 #include <cstring>
 
+#include "tests/unit/texts.h"
+
 namespace relive {
 namespace {
 
@@ -53,11 +55,6 @@ DescriptorTable table_of(const std::vector<Socket>& sockets, bool same = false) 
     table.descriptors.push_back({.fd = RemoteFd{static_cast<int>(5 + at)}, .open_file = at});
   }
   return table;
-}
-std::vector<std::string> texts(const diff::DescriptorPlan& plan) {
-  std::vector<std::string> out;
-  for (const auto& operation : plan.operations) out.push_back(diff::text(operation));
-  return out;
 }
 std::vector<Socket> pair(int type) {
   std::vector<Socket> ends{unix_socket(1, type, SocketState::connected), unix_socket(2, type, SocketState::connected)};

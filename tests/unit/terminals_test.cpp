@@ -7,6 +7,7 @@
 
 #include "diff/descriptors.h"
 #include "diff/terminals.h"
+#include "tests/unit/texts.h"
 
 namespace relive {
 namespace {
@@ -43,11 +44,6 @@ model::DescriptorTable table(const std::vector<std::pair<int, Terminal>>& termin
     out.descriptors.push_back({RemoteFd{fd}, false, out.open_files.size()});
     out.open_files.push_back(file);
   }
-  return out;
-}
-std::vector<std::string> texts(const diff::DescriptorPlan& plan) {
-  std::vector<std::string> out;
-  for (const auto& operation : plan.operations) out.push_back(diff::text(operation));
   return out;
 }
 

@@ -7,6 +7,7 @@
 #include "capture/opened.h"
 #include "diff/descriptors.h"
 #include "diff/self_contained.h"
+#include "tests/unit/texts.h"
 
 namespace relive {
 namespace {
@@ -25,11 +26,6 @@ constexpr std::int64_t kSecond = 1'000'000'000;
 
 model::DescriptorTable one_at(int fd, model::FileObject object) {
   return {.descriptors = {{.fd = RemoteFd{fd}}}, .open_files = {{.status_flags = O_RDWR, .object = std::move(object)}}};
-}
-std::vector<std::string> texts(const diff::DescriptorPlan& plan) {
-  std::vector<std::string> out;
-  for (const auto& operation : plan.operations) out.push_back(diff::text(operation));
-  return out;
 }
 
 TEST(TimerTextTest, EveryFieldIsRead) {
