@@ -130,9 +130,13 @@ class Reader {
     return std::string(target.data(), static_cast<std::size_t>(size));
   }
 
-  static Result<Key> key_of(int ours) {
+  static Result<struct stat> status_of(int ours) {
     struct stat status{};
     if (::fstat(ours, &status) != 0) return fail_errno("fstat", "a descriptor");
+    return status;
+  }
+
+  static Result<Key> key_of(int ours, const struct stat& status) {
     const int flags = ::fcntl(ours, F_GETFL);
     if (flags < 0) return fail_errno("fcntl", "F_GETFL");
     return Key{.type = status.st_mode & S_IFMT,
@@ -164,7 +168,7 @@ class Reader {
     const auto [seen, fresh] = living_of_.try_emplace(there->open_file, table_.open_files.size());
     descriptor.open_file = seen->second;
     if (!fresh) return true;
-    const Key key = RELIVE_TRY(key_of(ours));
+    const Key key = RELIVE_TRY(key_of(ours, RELIVE_TRY(status_of(ours))));
     OpenFile file = snapshot_->open_files[there->open_file];
     file.status_flags = key.flags;
     file.watched = false;
@@ -200,7 +204,8 @@ class Reader {
 
   Result<void> read_one(model::Descriptor& descriptor) {
     const UniqueFd duplicate = RELIVE_TRY(task_.borrow(descriptor.fd));
-    const Key key = RELIVE_TRY(key_of(duplicate.get()));
+    const struct stat status = RELIVE_TRY(status_of(duplicate.get()));
+    const Key key = RELIVE_TRY(key_of(duplicate.get(), status));
     std::vector<std::size_t>& alike = alike_[key];
     if (const auto late = unsorted_.find(key); late != unsorted_.end()) {
       for (const std::size_t index : late->second)
@@ -214,8 +219,6 @@ class Reader {
       return {};
     }
     const std::string link = RELIVE_TRY(link_of(descriptor.fd));
-    struct stat status{};
-    if (::fstat(duplicate.get(), &status) != 0) return fail_errno("fstat", link);
     OpenFile file;
     file.status_flags = key.flags;
     if ((key.flags & O_PATH) == 0) read_owner(duplicate.get(), file);
