@@ -1,9 +1,10 @@
 // The descriptor table of a frozen task, read from outside.
 //
-// Each descriptor is duplicated into this process for a moment (pidfd_getfd(2)); on the duplicate fcntl, lseek, fstat,
+// A held file that is still under its number is known by one kcmp(2), and its hold tells the rest. Every other
+// descriptor is duplicated into this process for a moment (pidfd_getfd(2)); on the duplicate fcntl, lseek, fstat,
 // getsockname, getsockopt, tee and MSG_PEEK tell everything without changing anything. Every duplicate is gone when the
-// function returns. The fdinfo file is read only where nothing else tells: epoll sets, eventfds, locks. The parasite is
-// asked for one thing: the close-on-exec flags, which belong to the numbers and not to the files.
+// function returns. The fdinfo file is read only where nothing else tells: locks, epoll sets, eventfds, timers and the
+// like. The parasite is asked for one thing: the close-on-exec flags, which belong to the numbers and not to the files.
 #pragma once
 
 #include <string>

@@ -75,8 +75,8 @@ struct DescriptorTable {
 };
 
 // May the keeper keep a reference of its own to it? Only to what the task cannot notice (design, section 8): regular
-// files, directories and devices; of these none that an epoll set watches, and none with a lock that goes with the open
-// file description.
+// files, memfds, directories, memory devices, message queues and O_PATH references; of these none that an epoll set
+// watches, and none with a lock that goes with the open file description.
 [[nodiscard]] bool may_be_held(const OpenFile& file);
 
 // Is it opened anew through a reference to the file alone (O_PATH), which keeps no lock? Where it may not be held
