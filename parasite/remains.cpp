@@ -92,8 +92,10 @@ Result<Remains> find_remains(task::FrozenTask& task, std::string_view maps_text)
   bool keeper = false;  // of another task, itself
   std::size_t at = 0;
   MapsLine before;
+  std::uint64_t arena_end = 0;
   for (MapsLine line; next_line(maps_text, at, line); before = line) {
-    if (is_code(line) || is_pages(line)) {
+    const bool agreement = line.range.begin == arena_end && line.line.ends_with(file_name(kParasiteName));
+    if (is_code(line) || is_pages(line) || agreement) {
       remains.mappings.push_back(line.range);
       continue;
     }
@@ -102,6 +104,7 @@ Result<Remains> find_remains(task::FrozenTask& task, std::string_view maps_text)
       continue;
     }
     remains.mappings.push_back(line.range);
+    arena_end = line.range.end;
     wire::Owner owner{};
     RELIVE_TRY(task.read(model::TaskAddress{line.range.begin + wire::kOwnerOffset},
                          std::as_writable_bytes(std::span(&owner, 1))));

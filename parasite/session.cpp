@@ -26,7 +26,7 @@ namespace relive::parasite {
 
 namespace {
 
-constexpr std::uint64_t kReserve = wire::kCodeBytes + Arena::kBytes;
+constexpr std::uint64_t kReserve = wire::kCodeBytes + Arena::kBytes + wire::kAgreementBytes;
 constexpr std::uint64_t kSyscallBytes = 2;
 constexpr std::uint64_t kAllButFaults =
     ~((1ULL << (SIGSEGV - 1)) | (1ULL << (SIGBUS - 1)) | (1ULL << (SIGILL - 1)) | (1ULL << (SIGFPE - 1)));
@@ -139,7 +139,8 @@ Result<Session> Session::infect(task::FrozenTask& task) {
   RELIVE_TRY(contact.call("mmap", SYS_mmap, {base.value, wire::kCodeBytes, PROT_READ | PROT_EXEC, kShared, number, 0}));
   RELIVE_TRY(contact.call(
       "mmap", SYS_mmap,
-      {base.value + wire::kCodeBytes, Arena::kBytes, PROT_READ | PROT_WRITE, kShared, number, wire::kCodeBytes}));
+      {base.value + wire::kCodeBytes, kReserve - wire::kCodeBytes, PROT_READ | PROT_WRITE, kShared, number,
+       wire::kCodeBytes}));
   RELIVE_TRY(contact.call("close", SYS_close, {number}));
   RELIVE_TRY(contact.call("madvise", SYS_madvise, {base.value, kReserve, MADV_DONTFORK}));
   RELIVE_TRY(contact.call("madvise", SYS_madvise, {base.value, kReserve, MADV_DONTDUMP}));
@@ -163,6 +164,10 @@ Result<void> Session::leave(task::FrozenTask& task) {
   Contact contact = RELIVE_TRY(Contact::make(task, maps, {}));
   RELIVE_TRY(contact.call("munmap", SYS_munmap, {code_.value, kReserve}));
   return {};
+}
+
+model::TaskAddress Session::agreement_address() const {
+  return code_ + (kReserve - wire::kAgreementBytes);
 }
 
 bool Session::present_in(std::string_view maps_text) const {

@@ -44,6 +44,11 @@ class Session {
   // Is the parasite still mapped where it was? false after execve(2).
   [[nodiscard]] bool present_in(std::string_view maps_text) const;
 
+  // Where the tree's agreement is, or will be (parasite/agreement.h); the task takes part once it is mapped.
+  [[nodiscard]] model::TaskAddress agreement_address() const;
+  [[nodiscard]] bool takes_part() const { return takes_part_; }
+  void take_part() { takes_part_ = true; }
+
   // The system call that `thread`, standing in restart_syscall(2), made itself: known if an earlier visit broke it off
   // and it has slept ever since.
   [[nodiscard]] std::optional<int> broken_off_call(const task::FrozenThread& thread) const;
@@ -57,6 +62,7 @@ class Session {
   Arena arena_;
   model::TaskAddress code_;
   std::uint64_t inode_ = 0;  // of the parasite's memory file
+  bool takes_part_ = false;
   std::vector<AddressRange> own_ranges_;
 };
 
@@ -108,6 +114,25 @@ class Visit {
   // or may not be chosen (clone3 with set_tid wants CAP_CHECKPOINT_RESTORE in the task; else ns_last_pid is tried).
   Result<void> create_thread(model::Tid tid, std::uint64_t fs_base, model::TaskAddress clear_child_tid);
 
+  // Makes a child of the task, with this id and exit signal (clone3(2)): a copy of the task in the driver's shape, which
+  // has nothing of relive's mapped, stands before its first instruction, and is gone without a trace if the visit is
+  // undone. REQUIRES: FrozenTask::end() was called for it before that (its destructor does).
+  // Refused by name where the id is taken or may not be chosen, as in create_thread().
+  struct Fork {
+    model::Pid pid;
+    int exit_signal = 0;
+    std::uint64_t flags = 0;  // CLONE_*; none that shares memory
+    bool child_signal_pending = false;  // SIGCHLD was pending for the task before: one more makes no difference
+  };
+  Result<task::FrozenTask> fork_task(const Fork& fork);
+
+  // Appends to a commit program what kills a child of the task and waits for it; where the keeper has done that already,
+  // or another task has waited for it, nothing happens. `handle`: a pidfd of ours. May fail, and is undone with the visit.
+  Result<void> end_child(model::Pid pid, int handle, Program& program);
+
+  // The task is one that relive has just forked: it has nothing to go back to, and ends if the visit is undone.
+  void begin_from_nothing();
+
   // The point of no return. Parks every thread of the task in the parasite, so that whatever happens to the keeper from
   // here on the task reaches `goals` alone; ends surplus threads; runs `program` on the driver.
   // REQUIRES: a goal for every thread in task().threads().
@@ -116,6 +141,16 @@ class Visit {
   Result<void> commit(Program& program, std::vector<ThreadGoal>& goals);
   [[nodiscard]] bool committed() const;
   [[nodiscard]] bool broken() const;
+
+  // commit() in its parts, for several tasks that take part in one agreement (parasite/agreement.h): stage() each, then
+  // TreeAgreement::decide(), then carry_out() each. stage() leaves the visit as it was if it fails; unstage() takes it
+  // back. Behind the decision carry_out() is as commit() behind the point.
+  Result<void> stage(Program& program, std::vector<ThreadGoal>& goals);
+  void unstage();
+  Result<void> carry_out(Program& program, std::vector<ThreadGoal>& goals);
+  // Another task of the tree could not be brought to its end: this one must not run on either.
+  void break_off();
+
   // Behind commit(): lets every thread go to its goal, which ends the freeze, and waits until each has gone. A task
   // that was stopped by a signal (job control) goes there when it is continued. Broken: leaves it stopped (SIGSTOP).
   Result<void> depart();
@@ -126,6 +161,8 @@ class Visit {
   // The numbers that the kernel will give to the next `count` descriptors the task opens: the lowest free ones. So one
   // program can make something and move it to a spare number.
   Result<std::vector<model::RemoteFd>> next_descriptors(std::size_t count);
+  // Open in the task, and relive's: a commit closes them behind all else.
+  [[nodiscard]] std::vector<model::RemoteFd> own_descriptors() const;
   // A program has filled, or emptied, a number for longer than it ran.
   void note_open(model::RemoteFd fd);
   void note_closed(model::RemoteFd fd);
@@ -144,6 +181,8 @@ class Visit {
   Result<void> learn_descriptors();
   Result<void> open_channel();
   Result<void> park(const task::FrozenThread& thread);
+  Result<void> record_end_of(model::RemoteFd handle, const Fork& fork);
+  Result<std::int64_t> make_child(const Fork& fork, bool choose, model::RemoteFd handle);
   void control_end(model::Tid tid);
   Result<void> run_to_goal(model::Tid tid);
   task::FrozenTask* task_ = nullptr;

@@ -30,6 +30,7 @@ namespace relive::parasite {
 
 namespace {
 
+using model::Pid;
 using model::RemoteFd;
 using model::TaskAddress;
 using model::Tid;
@@ -87,6 +88,7 @@ struct Visit::State {
   bool committed = false;
   bool broken = false;
   bool departed = false;
+  bool forking = false;
 
   std::vector<AddressRange> avoid;
   std::uint64_t spare_next = 0, spare_end = 0;
@@ -98,6 +100,7 @@ struct Visit::State {
 
   UniqueFd channel;         // our end of the socket pair
   int remote_channel = -1;  // the task's end
+  std::vector<RemoteFd> handles;  // in the task, of children that relive has made there
 };
 
 Visit::Visit(task::FrozenTask& task, Session& session)
@@ -115,6 +118,11 @@ Result<TaskAddress> original_frame(task::FrozenTask& task, Arena& arena, const t
   const std::vector<std::byte> xstate = RELIVE_TRY(task.xstate(thread.tid));
   return put_frame(
       arena, {.registers = reissue_system_call(thread.registers), .xstate = xstate, .signal_mask = thread.signal_mask});
+}
+
+void store_phase(wire::Control& control, wire::Phase phase) {
+  __atomic_store_n(reinterpret_cast<std::uint32_t*>(&control.phase), static_cast<std::uint32_t>(phase),
+                   __ATOMIC_RELEASE);
 }
 
 // Room for a thread's block and stack.
@@ -233,6 +241,10 @@ Result<void> Visit::run_at(Tid tid, TaskAddress program_address, const wire::Pro
   RELIVE_TRY(task_->set_registers(tid, registers));
   for (;;) {
     const int status = RELIVE_TRY(task_->run_until_stop(tid, PTRACE_CONT));
+    if (status >> 16 == PTRACE_EVENT_FORK || status >> 16 == PTRACE_EVENT_VFORK ||
+        (status >> 16 == PTRACE_EVENT_CLONE && state_->forking)) {
+      continue;  // the child is taken over when its id has come back
+    }
     if (status >> 16 == PTRACE_EVENT_CLONE) {
       unsigned long born = 0;
       if (::ptrace(PTRACE_GETEVENTMSG, tid.value, nullptr, &born) != 0)
@@ -320,6 +332,7 @@ Result<void> Visit::undo() {
   state_->undo_names.clear();
   state_->channel.reset();
   state_->remote_channel = -1;
+  state_->handles.clear();
   return {};
 }
 
@@ -400,6 +413,12 @@ void Visit::note_open(RemoteFd fd) { state_->open.insert(fd.value); }
 
 void Visit::note_closed(RemoteFd fd) { state_->open.erase(fd.value); }
 
+std::vector<RemoteFd> Visit::own_descriptors() const {
+  std::vector<RemoteFd> own = state_->handles;
+  if (state_->remote_channel >= 0) own.push_back(RemoteFd{state_->remote_channel});
+  return own;
+}
+
 Result<void> Visit::open_channel() {
   if (state_->channel) return {};
   const RemoteFd spare = RELIVE_TRY(spare_descriptor());
@@ -474,12 +493,30 @@ Result<void> Visit::give(int fd, RemoteFd as) {
   return {};
 }
 
-Result<void> Visit::create_thread(Tid tid, std::uint64_t fs_base, TaskAddress clear_child_tid) {
-  if (RELIVE_TRY(task::read_proc_link(task_->pid(), "ns/pid")) !=
+namespace {
+
+// Ids are chosen as relive sees them.
+Result<void> check_pid_namespace(const task::FrozenTask& task, const std::string& what) {
+  if (RELIVE_TRY(task::read_proc_link(task.pid(), "ns/pid")) ==
       RELIVE_TRY(task::read_proc_link(model::Pid{::getpid()}, "ns/pid")))
-    return fail(ErrorKind::unsupported,
-                fmt::format("thread {} would have to be made in another pid namespace", tid.value),
-                "run relive inside the task's pid namespace");
+    return {};
+  return fail(ErrorKind::unsupported, fmt::format("{} would have to be made in another pid namespace", what),
+              "run relive inside the task's pid namespace");
+}
+
+// The next id that the kernel gives shall be this one, if nobody else is faster.
+Result<void> announce_id(pid_t id, const std::string& what) {
+  const UniqueFd last(::open("/proc/sys/kernel/ns_last_pid", O_WRONLY | O_CLOEXEC));
+  const std::string text = std::to_string(id - 1);
+  if (last && ::write(last.get(), text.data(), text.size()) == static_cast<ssize_t>(text.size())) return {};
+  return fail(ErrorKind::refused, fmt::format("{} has ended and its id may not be chosen again", what),
+              "needs CAP_CHECKPOINT_RESTORE in the task (setcap, or run it as root), or the right to write ns_last_pid");
+}
+
+}  // namespace
+
+Result<void> Visit::create_thread(Tid tid, std::uint64_t fs_base, TaskAddress clear_child_tid) {
+  RELIVE_TRY(check_pid_namespace(*task_, fmt::format("thread {}", tid.value)));
   const auto block = RELIVE_TRY(make_block<State::Block>(arena(), tid, kThreadStack, TaskAddress{0}));
   clone_args arguments{};
   arguments.flags = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM | CLONE_SETTLS;
@@ -527,18 +564,108 @@ Result<void> Visit::create_thread(Tid tid, std::uint64_t fs_base, TaskAddress cl
     // Without CAP_CHECKPOINT_RESTORE in the task: say which id was the last, then make any.
     arguments.set_tid_size = 0;
     arguments.set_tid = 0;
-    const UniqueFd last(::open("/proc/sys/kernel/ns_last_pid", O_WRONLY | O_CLOEXEC));
-    const std::string text = std::to_string(tid.value - 1);
-    if (!last || ::write(last.get(), text.data(), text.size()) != static_cast<ssize_t>(text.size()))
-      return fail(
-          ErrorKind::refused, fmt::format("thread {} has ended and its id may not be chosen again", tid.value),
-          "needs CAP_CHECKPOINT_RESTORE in the task (setcap, or run it as root), or the right to write ns_last_pid");
+    RELIVE_TRY(announce_id(tid.value, fmt::format("thread {}", tid.value)));
   }
   return fail(ErrorKind::refused, fmt::format("thread id {} could not be had again in 16 tries", tid.value),
               "try again on a quieter machine");
 }
 
-Result<void> Visit::commit(Program& program, std::vector<ThreadGoal>& goals) {
+// From its last line to its first when it is undone: the child is killed and waited for, the signal of its end taken
+// away, the handle closed. Where there is no child yet the calls answer with an error, and nothing happens.
+Result<void> Visit::record_end_of(RemoteFd handle, const Fork& fork) {
+  const auto number = static_cast<std::uint64_t>(handle.value);
+  RELIVE_TRY(record_undo("close the handle", SYS_close, {number}));
+  if (fork.exit_signal != 0 && !fork.child_signal_pending) {
+    const std::uint64_t only = bit_of(fork.exit_signal);
+    constexpr timespec kNow{};
+    RELIVE_TRY(record_undo("take the signal of the child's end", SYS_rt_sigtimedwait,
+                           {RELIVE_TRY(arena().put_value(only)).value, 0, RELIVE_TRY(arena().put_value(kNow)).value,
+                            sizeof only}));
+  }
+  RELIVE_TRY(record_undo(fmt::format("wait for task {}", fork.pid.value), SYS_wait4,
+                         {static_cast<std::uint64_t>(fork.pid.value), 0, __WALL, 0}));
+  return record_undo(fmt::format("kill task {}", fork.pid.value), SYS_pidfd_send_signal, {number, SIGKILL, 0, 0});
+}
+
+// The id of the child, or -errno. One program, which ends whatever becomes of the keeper: the child's handle is moved to
+// where the undo log looks for it.
+Result<std::int64_t> Visit::make_child(const Fork& fork, bool choose, RemoteFd handle) {
+  const auto lowest = RELIVE_TRY(next_descriptors(1));
+  const auto low = static_cast<std::uint64_t>(lowest[0].value);
+  clone_args arguments{};
+  arguments.flags = fork.flags | CLONE_PIDFD;
+  arguments.exit_signal = static_cast<std::uint64_t>(fork.exit_signal);
+  arguments.pidfd = RELIVE_TRY(arena().take(sizeof(int))).there.value;
+  if (choose) {
+    arguments.set_tid = RELIVE_TRY(arena().put_value(fork.pid.value)).value;
+    arguments.set_tid_size = 1;
+  }
+  Program program;
+  program.syscall(fmt::format("fork task {}", fork.pid.value), SYS_clone3,
+                  {RELIVE_TRY(arena().put_value(arguments)).value, sizeof arguments}, Program::OnError::go_on);
+  program.syscall("move the child's handle", SYS_dup3, {low, static_cast<std::uint64_t>(handle.value), O_CLOEXEC},
+                  Program::OnError::go_on);
+  program.syscall("close the child's first handle", SYS_close, {low}, Program::OnError::go_on);
+  RELIVE_TRY(task_->see_forks(driver_, true));
+  state_->forking = true;
+  const auto ran = run(program);
+  state_->forking = false;
+  RELIVE_TRY(task_->see_forks(driver_, false));
+  RELIVE_TRY(Result<void>(ran));
+  return program.result(0);
+}
+
+Result<task::FrozenTask> Visit::fork_task(const Fork& fork) {
+  const std::string what = fmt::format("task {}", fork.pid.value);
+  RELIVE_TRY(check_pid_namespace(*task_, what));
+  RELIVE_TRY(fault_point("fork a task"));
+  const RemoteFd handle = RELIVE_TRY(spare_descriptor());
+  RELIVE_TRY(record_end_of(handle, fork));
+  bool choose = true;
+  for (int attempt = 0; attempt < 16; ++attempt) {
+    const std::int64_t made = RELIVE_TRY(make_child(fork, choose, handle));
+    if (made > 0) {
+      auto child = RELIVE_TRY(task::FrozenTask::born(model::Pid{static_cast<pid_t>(made)}));
+      note_open(handle);
+      if (made == fork.pid.value) {
+        state_->handles.push_back(handle);
+        return child;
+      }
+      child.end();  // another id: somebody was faster than ns_last_pid
+      Program reap;
+      reap.syscall("wait for a child that is not wanted", SYS_wait4,
+                   {static_cast<std::uint64_t>(made), 0, __WALL, 0}, Program::OnError::go_on);
+      RELIVE_TRY(run(reap));
+    } else if (made == -EEXIST) {
+      return fail(ErrorKind::refused, fmt::format("the id of {} is taken by another task now", what),
+                  "end that task, or take a new snapshot");
+    } else if (made != -EPERM || !choose) {
+      return fail_errno("clone3 for " + what, fmt::format("inside task {}", task_->pid().value),
+                        static_cast<int>(-made));
+    }
+    choose = false;
+    RELIVE_TRY(announce_id(fork.pid.value, what));
+  }
+  return fail(ErrorKind::refused, fmt::format("the id of {} could not be had again in 16 tries", what),
+              "try again on a quieter machine");
+}
+
+Result<void> Visit::end_child(Pid pid, int child_handle, Program& program) {
+  const RemoteFd handle = RELIVE_TRY(spare_descriptor());
+  const auto number = static_cast<std::uint64_t>(handle.value);
+  RELIVE_TRY(record_undo("close a child's handle", SYS_close, {number}));
+  RELIVE_TRY(give(child_handle, handle));
+  state_->handles.push_back(handle);
+  program.syscall(fmt::format("kill task {}", pid.value), SYS_pidfd_send_signal, {number, SIGKILL, 0, 0},
+                  Program::OnError::go_on);
+  program.syscall(fmt::format("wait for task {}", pid.value), SYS_wait4,
+                  {static_cast<std::uint64_t>(pid.value), 0, __WALL, 0}, Program::OnError::go_on);
+  return {};
+}
+
+void Visit::begin_from_nothing() { state_->blocks.at(driver_).value().original_frame = 0; }
+
+Result<void> Visit::stage(Program& program, std::vector<ThreadGoal>& goals) {
   wire::Control& control = arena().control();
   for (const ThreadGoal& goal : goals) {
     const task::FrozenThread* thread = task_->find(goal.tid);
@@ -552,10 +679,10 @@ Result<void> Visit::commit(Program& program, std::vector<ThreadGoal>& goals) {
     RELIVE_TRY(put_program(arena(), goal.program, block.program));
   }
   if (goals.size() != task_->threads().size()) return fail(ErrorKind::system, "a thread without a goal");
-  if (state_->remote_channel >= 0) {
-    program.syscall("close the channel", SYS_close, {static_cast<std::uint64_t>(state_->remote_channel)},
+  for (const RemoteFd own : own_descriptors())
+    program.syscall(fmt::format("close {} of relive's", own.value), SYS_close, {static_cast<std::uint64_t>(own.value)},
                     Program::OnError::go_on);
-  }
+  control.agreement = session_->takes_part() ? session_->agreement_address().value : 0;
   RELIVE_TRY(put_program(arena(), program, control.commit));
   std::vector<std::uint64_t> surplus;
   for (const ThreadGoal& goal : goals)
@@ -565,18 +692,26 @@ Result<void> Visit::commit(Program& program, std::vector<ThreadGoal>& goals) {
   RELIVE_TRY(fault_point("commit: park threads"));
   for (const task::FrozenThread& thread : task_->threads()) {
     if (thread.tid == driver_ || thread.born_here) continue;  // these stand in the parasite already
-    RELIVE_TRY(park(thread));
-  }
-  if (const auto last = fault_point("commit: point of no return"); !last) {
-    for (const task::FrozenThread& thread : task_->threads()) {
-      if (thread.tid == driver_ || thread.born_here) continue;
-      RELIVE_TRY(give_back(thread));
+    if (auto parked = park(thread); !parked) {
+      unstage();
+      return parked;
     }
-    return last;
   }
+  if (control.agreement != 0) store_phase(control, wire::Phase::agreed);
+  return {};
+}
 
-  __atomic_store_n(reinterpret_cast<std::uint32_t*>(&control.phase), static_cast<std::uint32_t>(wire::Phase::commit),
-                   __ATOMIC_RELEASE);
+void Visit::unstage() {
+  store_phase(arena().control(), wire::Phase::prepare);
+  for (const task::FrozenThread& thread : task_->threads()) {
+    if (thread.tid == driver_ || thread.born_here) continue;
+    [[maybe_unused]] const auto given = give_back(thread);
+  }
+}
+
+Result<void> Visit::carry_out(Program& program, std::vector<ThreadGoal>& goals) {
+  wire::Control& control = arena().control();
+  store_phase(control, wire::Phase::commit);
   state_->committed = true;
   [[maybe_unused]] const auto counted = fault_point("commit: decided");
   for (const ThreadGoal& goal : goals) {
@@ -589,12 +724,26 @@ Result<void> Visit::commit(Program& program, std::vector<ThreadGoal>& goals) {
   if (outcome)
     outcome = take_results(arena(), control.commit, program, fmt::format("inside task {}", task_->pid().value));
   if (!outcome) {
-    state_->broken = true;
-    control.phase = wire::Phase::broken;
+    break_off();
     return outcome;
   }
   [[maybe_unused]] const auto counted_last = fault_point("commit: carried out");
   return {};
+}
+
+void Visit::break_off() {
+  state_->committed = true;
+  state_->broken = true;
+  store_phase(arena().control(), wire::Phase::broken);
+}
+
+Result<void> Visit::commit(Program& program, std::vector<ThreadGoal>& goals) {
+  RELIVE_TRY(stage(program, goals));
+  if (const auto last = fault_point("commit: point of no return"); !last) {
+    unstage();
+    return last;
+  }
+  return carry_out(program, goals);
 }
 
 Result<void> Visit::park(const task::FrozenThread& thread) {
@@ -655,8 +804,7 @@ Result<void> Visit::depart() {
     task_->resume();
     return {};
   }
-  __atomic_store_n(reinterpret_cast<std::uint32_t*>(&control.phase), static_cast<std::uint32_t>(wire::Phase::done),
-                   __ATOMIC_RELEASE);
+  store_phase(control, wire::Phase::done);
   std::vector<const State::Block*> waiting;
   for (const task::FrozenThread& thread : task_->threads()) waiting.push_back(&state_->blocks.at(thread.tid));
   for (const task::FrozenThread& thread : std::vector(task_->threads().begin(), task_->threads().end()))

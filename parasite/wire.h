@@ -68,6 +68,16 @@ enum class Phase : std::uint32_t {
   commit = 1,   // a death of the keeper commits
   done = 2,     // the driver has carried out the commit program; the others may go
   broken = 3,   // the kernel refused an operation of the commit program: no thread ever runs on (fate "stopped")
+  agreed = 4,   // one of several tasks: Agreement::decided says whether this is `prepare` or `commit`
+};
+
+// One page, shared by all tasks of a tree and their keeper: they commit together or not at all, and none runs on before
+// all are done. If the keeper dies, each task reads here what has been decided.
+struct Agreement {
+  std::uint32_t decided;    // 1: all commit
+  std::uint32_t broken;     // 1: one of them could not; the others stay, too
+  std::uint32_t remaining;  // tasks that have not carried out their commit program; 0 where the keeper has seen to all
+  std::uint32_t unused;
 };
 
 // Where a thread is to go. A frame is the address of a ucontext as rt_sigreturn(2) takes it: registers, FPU state,
@@ -96,6 +106,7 @@ struct Control {
   std::uint64_t surplus_count;  // before it changes memory that they still use
   std::uint64_t
       saved_trap_action[4];  // the task's own SIGTRAP action (kernel layout) while relive's stands in its place
+  std::uint64_t agreement;  // address of the tree's Agreement; 0: the task is alone
 };
 
 // Who put the parasite in, for another keeper that finds it. Lies in the arena's first page, behind Control.
@@ -118,5 +129,6 @@ inline constexpr std::uint64_t kRestorerEntry = 48;  // sa_restorer of the handl
 inline constexpr std::uint64_t kSyscallEntry = 64;   // a system call instruction, then leave
 
 inline constexpr std::uint64_t kCodeBytes = 64 << 10;  // room for the code; the arena follows it
+inline constexpr std::uint64_t kAgreementBytes = 4096;  // behind the arena: room for the tree's Agreement
 
 }  // namespace relive::wire

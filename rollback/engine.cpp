@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <map>
 #include <utility>
 
 #include <fmt/format.h>
@@ -18,12 +19,14 @@
 #include "capture/process.h"
 #include "diff/memory.h"
 #include "diff/pages.h"
-#include "parasite/session.h"
+#include "capture/forest.h"
+#include "parasite/agreement.h"
 #include "rollback/living.h"
+#include "rollback/shared_memory.h"
 #include "rollback/snapshot.h"
+#include "rollback/stay.h"
 #include "rollback/symbols.h"
 #include "rollback/way_back.h"
-#include "task/frozen_task.h"
 #include "task/procfs.h"
 #include "tracking/page_store.h"
 #include "tracking/populated.h"
@@ -44,7 +47,15 @@ std::string join(const std::vector<std::string>& lines) {
   return all;
 }
 
-std::uint64_t frozen_us(const task::FrozenTask& task) { return (now_ns() - task.frozen_since_ns()) / 1000; }
+// 0: there is no such process.
+std::uint64_t start_time_of(model::Pid pid) {
+  const auto stat = task::read_proc(pid, "stat");
+  if (!stat) return 0;
+  const auto start = task::stat_field(*stat, 22);
+  std::uint64_t ticks = 0;
+  if (start) std::from_chars(start->data(), start->data() + start->size(), ticks);
+  return ticks;
+}
 
 }  // namespace
 
@@ -52,10 +63,9 @@ struct Engine::State {
   model::Pid pid;
   std::uint64_t start_time = 0;
   UniqueFd pidfd;
-  std::optional<parasite::Session> session;
-  std::optional<tracking::PageStore> store;
-  std::unique_ptr<tracking::Tracker> tracker;
-  tracking::PageMap current;  // what is in place, but for what the tracker calls changed
+  Members members;
+  std::optional<parasite::TreeAgreement> agreement;  // once the tree has had two tasks
+  std::optional<tracking::TrackerKind> tracker;      // as the first snapshot chose
   std::vector<std::unique_ptr<Snapshot>> snapshots;
 
   [[nodiscard]] Snapshot* find(std::string_view name) const {
@@ -63,34 +73,8 @@ struct Engine::State {
     return at == snapshots.end() ? nullptr : at->get();
   }
 
-  // `current` becomes `map`; the store counts users of slots.
-  void set_current(const tracking::PageMap& map) {
-    if (map == current) return;  // counting costs 1 ns a page
-    store->retain(map.runs());
-    store->release(current.runs());
-    current = map;
-  }
-
-  // What is mapped, as far as relive knows since it last let the task go.
-  KnownMemory last_memory;
-
-  // A frozen task and its maps text.
-  struct Frozen {
-    task::FrozenTask task;
-    std::string maps_text;
-  };
-  Result<Frozen> freeze() {
-    auto task = RELIVE_TRY(task::FrozenTask::freeze(pid));
-    if (task.start_time() != start_time)
-      return fail(ErrorKind::not_found,
-                  fmt::format("process {} is another one than at the snapshot: the id was reused", pid.value));
-    std::string maps = RELIVE_TRY(task::read_proc(pid, "maps"));
-    if (session && !session->present_in(maps))
-      return fail(ErrorKind::refused,
-                  fmt::format("task {} executes another program than at the snapshot (execve since)", pid.value),
-                  "its snapshots are of no use now: `relive drop --all`");
-    return Frozen{std::move(task), std::move(maps)};
-  }
+  // Stops the tree. `wanted`: the snapshot whose tasks belong to it as well, whoever their parents are now.
+  Result<std::unique_ptr<Stay>> freeze(const Snapshot* wanted);
 
   Result<Snapshot*> require(std::string_view name) const {
     Snapshot* snapshot = find(name);
@@ -101,9 +85,15 @@ struct Engine::State {
                 names.empty() ? "it has none" : "it has: " + join(names));
   }
 
-  Result<void> take_contents(parasite::Visit& visit, Snapshot& snapshot, SnapshotReport& report);
-  Result<void> cure(parasite::Visit& visit);
+  Result<void> take(Stay& stay, Snapshot& snapshot, const SnapshotOptions& options, SnapshotReport& report,
+                    Stopwatch& stopwatch);
+  Result<void> take_contents(parasite::Visit& visit, Member& member, const model::Memory& memory, TaskPart& part,
+                             SnapshotReport& report);
   Result<void> way_back(const Snapshot& wanted, const RollbackOptions& options, RollbackReport& report);
+  Result<void> settle(Stay& stay, const Snapshot& wanted, const Living& living, const Plan& plan);
+  // What the living forest stands in: looked for only where a task of the snapshot does not live.
+  Result<model::Surroundings> surroundings(const Stay& stay, const Snapshot& wanted, const Living& living) const;
+  void forget(Snapshot& snapshot);
 };
 
 Engine::Engine(std::unique_ptr<State> state) : state_(std::move(state)) {}
@@ -114,9 +104,8 @@ Result<std::unique_ptr<Engine>> Engine::open(model::Pid pid) {
   state->pid = pid;
   state->pidfd.reset(static_cast<int>(::syscall(SYS_pidfd_open, pid.value, 0)));
   if (!state->pidfd) return fail(ErrorKind::not_found, fmt::format("no process {}", pid.value));
-  const std::string stat = RELIVE_TRY(task::read_proc(pid, "stat"));
-  const std::string_view start = RELIVE_TRY(task::stat_field(stat, 22));
-  std::from_chars(start.data(), start.data() + start.size(), state->start_time);
+  state->start_time = start_time_of(pid);
+  if (state->start_time == 0) return fail(ErrorKind::not_found, fmt::format("no process {}", pid.value));
   return std::unique_ptr<Engine>(new Engine(std::move(state)));
 }
 
@@ -129,38 +118,120 @@ std::vector<SnapshotInfo> Engine::list() const {
   return infos;
 }
 
-const model::Task* Engine::find(std::string_view name) const {
+const model::Tree* Engine::find(std::string_view name) const {
   const Snapshot* snapshot = state_->find(name);
-  return snapshot == nullptr ? nullptr : &snapshot->task;
+  return snapshot == nullptr ? nullptr : &snapshot->tree;
+}
+
+Result<std::unique_ptr<Stay>> Engine::State::freeze(const Snapshot* wanted) {
+  std::vector<model::Pid> also;
+  if (wanted != nullptr)
+    for (const model::Task& task : wanted->tree.tasks)
+      if (task.pid != pid && members.contains(task.pid) && start_time_of(task.pid) == members.at(task.pid).start_time)
+        also.push_back(task.pid);
+  auto stay = RELIVE_TRY(Stay::freeze(pid, also, members));
+  if (stay->tree().tasks().front().start_time() != start_time)
+    return fail(ErrorKind::not_found,
+                fmt::format("process {} is another one than at the snapshot: the id was reused", pid.value));
+  if (stay->present().at(pid).exec_since)
+    return fail(ErrorKind::refused,
+                fmt::format("task {} executes another program than at the snapshot (execve since)", pid.value),
+                "its snapshots are of no use now: `relive drop --all`");
+  return stay;
 }
 
 // The contents of memory: all that is populated the first time, later only what may have changed since.
-Result<void> Engine::State::take_contents(parasite::Visit& visit, Snapshot& snapshot, SnapshotReport& report) {
-  const model::Memory& memory = snapshot.task.memory;
-  // The first time all that is populated, later what may have changed and is populated.
-  const bool first = snapshots.empty();
+Result<void> Engine::State::take_contents(parasite::Visit& visit, Member& member, const model::Memory& all,
+                                          TaskPart& part, SnapshotReport& report) {
+  const model::Memory memory = own_part(all, part.not_its_own);
+  const bool first = member.tracker == nullptr;
+  if (!member.store) member.store.emplace(RELIVE_TRY(tracking::PageStore::create(visit)));
+  if (first) {
+    RELIVE_TRY(fault_point("snapshot: make the tracker"));
+    member.tracker = RELIVE_TRY(tracking::Tracker::create(*tracker, visit));
+  }
   tracking::Ranges changed;
   tracking::Ranges to_save;
   if (first) {
     to_save = changed = RELIVE_TRY(tracking::populated(visit, memory));
   } else {
-    changed = RELIVE_TRY(tracker->changed(visit, memory, current, *store));
+    changed = RELIVE_TRY(member.tracker->changed(visit, memory, member.current, *member.store));
     to_save = RELIVE_TRY(tracking::populated(visit, memory, changed));
   }
   RELIVE_TRY(fault_point("snapshot: save pages"));
-  const std::vector<tracking::PageRun> runs = RELIVE_TRY(store->save(visit, to_save, tracking::zero_backed(memory)));
+  const auto runs = RELIVE_TRY(member.store->save(visit, to_save, tracking::zero_backed(memory)));
   for (const tracking::PageRun& run : runs) report.pages_copied += run.pages;
 
   // Mappings that are gone, and what changed, lose their old versions; what was saved gets its new one.
   tracking::Ranges mapped;
   for (const model::Mapping& mapping : memory.mappings) mapped.push_back(mapping.range);
   constexpr AddressRange kEverything{0, std::uint64_t{1} << 63};
-  snapshot.pages = current;
-  snapshot.pages.replace(tracking::subtract({kEverything}, tracking::subtract(mapped, changed)), runs);
+  part.pages = member.current;
+  part.pages.replace(tracking::subtract({kEverything}, tracking::subtract(mapped, changed)), runs);
 
-  store->retain(snapshot.pages.runs());
-  set_current(snapshot.pages);
-  return tracker->arm(visit, memory, changed);
+  member.store->retain(part.pages.runs());
+  member.set_current(part.pages);
+  member.last_memory = {.memory = all, .maps_text = RELIVE_TRY(capture::read_maps(visit))};
+  return member.tracker->arm(visit, memory, changed);
+}
+
+// Everything of a snapshot, while the tree stands.
+Result<void> Engine::State::take(Stay& stay, Snapshot& snapshot, const SnapshotOptions& options,
+                                 SnapshotReport& report, Stopwatch& stopwatch) {
+  if (!tracker) tracker = options.tracker.value_or(tracking::best_tracker());
+  RELIVE_TRY(stay.visit_all(agreement));
+  snapshot.tree.root = pid;
+  snapshot.forest = RELIVE_TRY(capture::read_forest(stay.tree()));
+  std::vector<parasite::Visit*> tables;
+  std::map<pid_t, std::size_t> shared_tables;
+  for (const model::TreeTask& one : snapshot.forest.tasks) {
+    if (one.state == model::TaskState::zombie)
+      return fail(ErrorKind::refused, fmt::format("task {} is a zombie: {} has not waited for it", one.pid.value, one.parent.value),
+                  "this release takes no snapshot of a tree with one: try again when it was waited for");
+    if (one.sharing.memory != 0)
+      return fail(ErrorKind::refused, fmt::format("task {} shares its memory with task {}", one.pid.value, one.sharing.memory),
+                  "this release takes no snapshot of such a tree");
+  }
+  for (const task::FrozenTask& frozen : stay.tree().tasks()) {
+    parasite::Visit& visit = *stay.visit(frozen.pid());
+    model::Task task = RELIVE_TRY(read_task(visit, nullptr, {}, capture::Depth::full, stopwatch));
+    auto& one = *std::ranges::find(snapshot.forest.tasks, task.pid, &model::TreeTask::pid);
+    one.child_subreaper = task.process.child_subreaper;
+    const auto [table, fresh] = shared_tables.try_emplace(one.sharing.files != 0 ? one.sharing.files : -task.pid.value, tables.size());
+    if (fresh) tables.push_back(&visit);
+    task.table = table->second;
+    TaskPart part;
+    part.not_its_own = put_back_by(snapshot.tree.tasks, task.memory);
+    snapshot.tree.tasks.push_back(std::move(task));
+    snapshot.parts.push_back(std::move(part));
+  }
+  snapshot.tree.descriptors =
+      RELIVE_TRY(with_context(capture::read_descriptors(tables, nullptr, nullptr), "reading descriptors"));
+
+  const bool alone = snapshot.tree.tasks.size() == 1;
+  std::vector<std::string> unhandled = capture::unhandled(
+      snapshot.tree.descriptors, alone ? std::vector<model::Pid>{} : snapshot.owners_of_tables());
+  for (const model::Task& task : snapshot.tree.tasks)
+    for (const diff::Refusal& refusal : diff::unhandled_memory(task.memory))
+      unhandled.push_back(alone ? fmt::format("{}: {}", refusal.object, refusal.reason)
+                                : fmt::format("task {}: {}: {}", task.pid.value, refusal.object, refusal.reason));
+  if (!unhandled.empty()) return fail(ErrorKind::refused, join(unhandled), "nothing was changed");
+
+  RELIVE_TRY(fault_point("snapshot: hold"));
+  RELIVE_TRY(capture::hold_descriptors(tables, snapshot.tree.descriptors, snapshot.files));
+  for (std::size_t index = 0; index < snapshot.tree.tasks.size(); ++index) {
+    const model::Task& task = snapshot.tree.tasks[index];
+    TaskPart& part = snapshot.parts[index];
+    parasite::Visit& visit = *stay.visit(task.pid);
+    RELIVE_TRY(capture::hold_directories(visit, part.holds));
+    RELIVE_TRY(capture::hold_mapped_files(visit, task.memory, part.holds));
+  }
+  // Nothing is refused from here on.
+  for (std::size_t index = 0; index < snapshot.tree.tasks.size(); ++index) {
+    const model::Task& task = snapshot.tree.tasks[index];
+    RELIVE_TRY(take_contents(*stay.visit(task.pid), members.at(task.pid), task.memory, snapshot.parts[index], report));
+  }
+  return {};
 }
 
 Result<SnapshotReport> Engine::snapshot(const SnapshotOptions& options) {
@@ -171,117 +242,138 @@ Result<SnapshotReport> Engine::snapshot(const SnapshotOptions& options) {
                 "give another name, or --replace");
   SnapshotReport report;
   Stopwatch stopwatch;
-  auto [task, maps_text] = RELIVE_TRY(state.freeze());
   auto snapshot = std::make_unique<Snapshot>();
   {
-    const bool fresh = !state.session.has_value();
-    RELIVE_TRY(fault_point("snapshot: infect"));
-    if (fresh) state.session.emplace(RELIVE_TRY(parasite::Session::infect(task)));
-    auto outcome = [&]() -> Result<void> {
-      auto visit = RELIVE_TRY(parasite::Visit::begin(task, *state.session));
-      snapshot->task = RELIVE_TRY(read_task(visit, nullptr, nullptr, nullptr, {}, capture::Depth::full, stopwatch));
-      RELIVE_TRY(refuse_children(snapshot->task));
-      std::vector<std::string> unhandled = capture::unhandled(snapshot->task.descriptors);
-      for (const diff::Refusal& refusal : diff::unhandled_memory(snapshot->task.memory))
-        unhandled.push_back(fmt::format("{}: {}", refusal.object, refusal.reason));
-      if (!unhandled.empty()) return fail(ErrorKind::refused, join(unhandled), "nothing was changed");
-      RELIVE_TRY(fault_point("snapshot: hold"));
-      RELIVE_TRY(capture::hold_descriptors(visit, snapshot->task.descriptors, snapshot->holds));
-      RELIVE_TRY(capture::hold_directories(visit, snapshot->holds));
-      RELIVE_TRY(capture::hold_mapped_files(visit, snapshot->task.memory, snapshot->holds));
-      if (!state.store) state.store.emplace(RELIVE_TRY(tracking::PageStore::create(visit)));
-      const bool first = state.tracker == nullptr;
-      if (first) {
-        RELIVE_TRY(fault_point("snapshot: make the tracker"));
-        state.tracker =
-            RELIVE_TRY(tracking::Tracker::create(options.tracker.value_or(tracking::best_tracker()), visit));
-      }
-      RELIVE_TRY(state.take_contents(visit, *snapshot, report));
-      state.last_memory = {.memory = snapshot->task.memory, .maps_text = RELIVE_TRY(capture::read_maps(visit))};
-      return {};
-    }();
-    if (!outcome) {
-      if (state.snapshots.empty()) {
-        if (auto visit = parasite::Visit::begin(task, *state.session)) [[maybe_unused]]
-          const auto cured = state.cure(*visit);
-        [[maybe_unused]] const auto left = state.session->leave(task);
-        state.session.reset();
-      }
-      return std::unexpected(std::move(outcome).error());
+    auto stay = RELIVE_TRY(state.freeze(nullptr));
+    if (auto taken = state.take(*stay, *snapshot, options, report, stopwatch); !taken) {
+      for (std::size_t index = 0; index < snapshot->parts.size(); ++index)
+        if (Member& member = state.members.at(snapshot->tree.tasks[index].pid); member.store)
+          member.store->release(snapshot->parts[index].pages.runs());
+      return std::unexpected(std::move(taken).error());
     }
+    for (const model::Task& task : snapshot->tree.tasks) ++state.members.at(task.pid).snapshots;
+    const std::uint64_t since = stay->frozen_since_ns();
+    stay->end_visits();
+    stay->resume();
+    report.frozen_us = (now_ns() - since) / 1000;
   }
-  task.resume();
-  report.frozen_us = frozen_us(task);
 
   SnapshotInfo& info = snapshot->info;
   info.name = options.name;
   info.pid = state.pid;
   info.created_ns = realtime_ns();
-  info.threads = snapshot->task.threads.size();
-  info.mappings = snapshot->task.memory.mappings.size();
-  info.pages = snapshot->pages.pages();
-  info.descriptors = snapshot->task.descriptors.descriptors.size();
-  info.tracker = tracking::tracker_name(state.tracker->kind());
-  info.command = snapshot->task.threads.front().name;
+  info.tasks = snapshot->tree.tasks.size();
+  for (std::size_t index = 0; index < snapshot->parts.size(); ++index) {
+    info.threads += snapshot->tree.tasks[index].threads.size();
+    info.mappings += snapshot->tree.tasks[index].memory.mappings.size();
+    info.pages += snapshot->parts[index].pages.pages();
+  }
+  info.descriptors = snapshot->tree.descriptors.descriptors.size();
+  info.tracker = tracking::tracker_name(state.members.at(state.pid).tracker->kind());
+  info.command = snapshot->tree.tasks.front().threads.front().name;
   report.info = info;
   report.faults_passed = faults_passed();
-  if (Snapshot* old = state.find(options.name); old != nullptr) {
-    state.store->release(old->pages.runs());
-    std::erase_if(state.snapshots, [&](const auto& known) { return known.get() == old; });
-  }
+  if (Snapshot* old = state.find(options.name); old != nullptr) state.forget(*old);
   state.snapshots.push_back(std::move(snapshot));
   return report;
 }
 
+void Engine::State::forget(Snapshot& snapshot) {
+  for (std::size_t index = 0; index < snapshot.parts.size(); ++index) {
+    Member& member = members.at(snapshot.tree.tasks[index].pid);
+    member.store->release(snapshot.parts[index].pages.runs());
+    --member.snapshots;
+  }
+  std::erase_if(snapshots, [&](const auto& known) { return known.get() == &snapshot; });
+}
+
+Result<model::Surroundings> Engine::State::surroundings(const Stay& stay, const Snapshot& wanted,
+                                                        const Living& living) const {
+  const bool whole = std::ranges::all_of(living.tasks, [](const auto& task) { return task.has_value(); });
+  model::Surroundings out;
+  if (!whole) out = RELIVE_TRY(capture::read_surroundings(living.forest));
+  for (const auto& [pid, present] : stay.present()) {
+    const auto known = std::ranges::find(wanted.tree.tasks, pid, &model::Task::pid);
+    if (known == wanted.tree.tasks.end() || known->start_time == 0) continue;
+    if (present.exec_since) out.recreate[pid] = "executes another program since";
+  }
+  return out;
+}
+
+// Behind a commit, while every thread stands before its goal: what was copied is clean by definition.
+Result<void> Engine::State::settle(Stay& stay, const Snapshot& wanted, const Living& living, const Plan& plan) {
+  for (std::size_t index = 0; index < wanted.tree.tasks.size(); ++index) {
+    const model::Task& task = wanted.tree.tasks[index];
+    const TaskPart& part = wanted.parts[index];
+    const TaskPlan& done = *plan.tasks[index];
+    Member& member = members.at(task.pid);
+    parasite::Visit& visit = *stay.visit(task.pid);
+    const model::Memory own = own_part(task.memory, part.not_its_own);
+    const bool blank = stay.blanks().contains(diff::task_actor(task.pid));
+    tracking::Ranges touched = tracking::unite(living.changed[index], done.memory.made);
+    for (const auto& copy : done.pages.copies)
+      touched = tracking::unite(touched, {{copy.to, copy.to + copy.pages * kPageSize}});
+    touched = tracking::unite(touched, done.pages.drops);
+    if (blank) {
+      if (auto made = tracking::Tracker::create(*tracker, visit)) member.tracker = *std::move(made);
+      touched.clear();  // the first call arms all
+    }
+    const auto armed = member.tracker->arm(visit, own, touched);
+    member.set_current(part.pages);
+    // The task is at the snapshot all the same; from now on every page is compared.
+    if (!armed) member.tracker = RELIVE_TRY(tracking::Tracker::create(tracking::TrackerKind::compare, visit));
+    const bool remapped = blank || !done.memory.operations.empty() ||
+                          stay.present().at(task.pid).maps_text != member.last_memory.maps_text;
+    if (remapped)
+      if (auto text = capture::read_maps(visit))
+        member.last_memory = {.memory = task.memory, .maps_text = *std::move(text)};
+  }
+  return {};
+}
+
 Result<void> Engine::State::way_back(const Snapshot& wanted, const RollbackOptions& options, RollbackReport& report) {
   Stopwatch stopwatch;
-  auto [task, maps_text] = RELIVE_TRY(freeze());
+  auto stay = RELIVE_TRY(freeze(&wanted));
   stopwatch.lap("freeze");
+  Passage passage;
   auto outcome = [&]() -> Result<void> {
-    auto visit = RELIVE_TRY(parasite::Visit::begin(task, *session));
+    RELIVE_TRY(stay->visit_all(agreement));
     stopwatch.lap("visit");
-    const model::Task living = RELIVE_TRY(
-        read_task(visit, &wanted.task, &wanted.holds, &last_memory, maps_text, capture::Depth::outside, stopwatch));
-    const tracking::Ranges changed = RELIVE_TRY(tracker->changed(visit, living.memory, current, *store));
-    stopwatch.lap("scan");
-    const Plan plan = make_plan(wanted, living, changed, current);
+    Living living = RELIVE_TRY(look(*stay, wanted, capture::Depth::outside, stopwatch));
+    Plan plan = make_plan(*stay, wanted, living, RELIVE_TRY(surroundings(*stay, wanted, living)));
     stopwatch.lap("plan");
-    report.threads = plan.threads.changed;
-    report.pages = plan.pages.pages();
-    report.mappings = plan.memory.operations.size();
-    report.descriptors = plan.descriptors.operations.size();
     report.refusals = plan.refusals();
-    report.notes.insert(report.notes.end(), plan.process.notes.begin(), plan.process.notes.end());
     if (options.dry_run) report.plan = plan.texts();
-    if (options.dry_run || !report.refusals.empty()) return {};
-
-    auto carried = carry_out(visit, plan, wanted, living, *store, report.notes, stopwatch);
-    if (visit.committed() && !visit.broken()) {
-      // Re-armed while every thread still stands: what the copying dirtied is clean by definition.
-      const tracking::Ranges touched = tracking::unite(changed, plan.memory.made);
-      tracking::Ranges copied;
-      for (const auto& copy : plan.pages.copies) copied.push_back({copy.to, copy.to + copy.pages * kPageSize});
-      const auto armed =
-          tracker->arm(visit, wanted.task.memory, tracking::unite(tracking::unite(touched, copied), plan.pages.drops));
-      set_current(wanted.pages);
-      // The task is at the snapshot all the same; from now on every page is compared.
-      if (!armed) tracker = RELIVE_TRY(tracking::Tracker::create(tracking::TrackerKind::compare, visit));
-      if (!plan.memory.operations.empty() || maps_text != last_memory.maps_text)
-        if (auto text = capture::read_maps(visit))
-          last_memory = {.memory = wanted.task.memory, .maps_text = *std::move(text)};
+    const bool goes = !options.dry_run && report.refusals.empty();
+    auto carried = goes ? carry_out(*stay, wanted, living, plan, members, agreement, passage, report.notes, stopwatch)
+                        : Result<void>();
+    report.descriptors = plan.descriptors.operations.size();
+    for (const auto& task : plan.tasks) {
+      if (!task) continue;
+      report.threads += task->changed_threads;
+      report.pages += task->pages.pages();
+      report.mappings += task->memory.operations.size();
+    }
+    for (const std::string& note : plan.notes()) report.notes.push_back(note);
+    if (!passage.committed) return carried;
+    if (!passage.broken) {
+      if (auto settled = settle(*stay, wanted, living, plan); !settled) carried = settled;
       stopwatch.lap("arm");
     }
-    if (visit.committed()) {
-      const auto departed = visit.depart();
-      report.frozen_us = frozen_us(task);
-      stopwatch.lap("depart");
-      if (carried && !departed) carried = departed;
-      report.fate = visit.broken() ? apply::Fate::stopped : apply::Fate::done;
+    if (agreement && !passage.broken) agreement->all_done();
+    const auto departed = stay->depart();
+    report.frozen_us = (now_ns() - stay->frozen_since_ns()) / 1000;
+    stopwatch.lap("depart");
+    if (carried && !departed) {
+      carried = departed;
+      passage.broken = true;
     }
+    report.fate = passage.broken ? apply::Fate::stopped : apply::Fate::done;
     return carried;
   }();
-  task.resume();
-  if (report.frozen_us == 0) report.frozen_us = frozen_us(task);
+  const std::uint64_t since = stay->frozen_since_ns();
+  stay.reset();
+  if (report.frozen_us == 0) report.frozen_us = (now_ns() - since) / 1000;
   report.stages = stopwatch.take();
   return outcome;
 }
@@ -290,7 +382,8 @@ Result<RollbackReport> Engine::rollback(const RollbackOptions& options) {
   State& state = *state_;
   const Snapshot& wanted = *RELIVE_TRY(state.require(options.name));
   RollbackReport report;
-  report.tracker = tracking::tracker_name(state.tracker->kind());
+  report.tracker = tracking::tracker_name(state.members.at(state.pid).tracker->kind());
+  report.tasks = wanted.tree.tasks.size();
   auto outcome = state.way_back(wanted, options, report);
   report.faults_passed = faults_passed();
   if (outcome) return report;
@@ -299,7 +392,7 @@ Result<RollbackReport> Engine::rollback(const RollbackOptions& options) {
     return std::unexpected(std::move(outcome).error());
   report.error = std::move(outcome).error();
   if (report.fate == apply::Fate::stopped && options.on_failure == OnFailure::kill) {
-    ::kill(state.pid.value, SIGKILL);
+    for (const model::Task& task : wanted.tree.tasks) ::kill(task.pid.value, SIGKILL);
     report.fate = apply::Fate::killed;
   }
   return report;
@@ -310,65 +403,64 @@ Result<DiffReport> Engine::diff(std::string_view name) {
   const Snapshot& wanted = *RELIVE_TRY(state.require(name));
   DiffReport report;
   Stopwatch stopwatch;
-  auto [task, maps_text] = RELIVE_TRY(state.freeze());
-  model::Task living;
-  Plan plan;
-  std::vector<std::uint64_t> words;
-  {
-    auto visit = RELIVE_TRY(parasite::Visit::begin(task, *state.session));
-    living = RELIVE_TRY(
-        read_task(visit, &wanted.task, &wanted.holds, &state.last_memory, maps_text, capture::Depth::full, stopwatch));
-    const tracking::Ranges changed =
-        RELIVE_TRY(state.tracker->changed(visit, living.memory, state.current, *state.store));
-    plan = make_plan(wanted, living, changed, state.current);
-    words = changed_words(visit, plan.pages, *state.store, living.memory);
+  auto stay = RELIVE_TRY(state.freeze(&wanted));
+  RELIVE_TRY(stay->visit_all(state.agreement));
+  const Living living = RELIVE_TRY(look(*stay, wanted, capture::Depth::full, stopwatch));
+  const Plan plan = make_plan(*stay, wanted, living, RELIVE_TRY(state.surroundings(*stay, wanted, living)));
+  std::vector<std::vector<std::uint64_t>> words(plan.tasks.size());
+  for (std::size_t index = 0; index < plan.tasks.size(); ++index) {
+    if (!plan.tasks[index]) continue;
+    const model::Pid pid = plan.pids[index];
+    words[index] = changed_words(*stay->visit(pid), plan.tasks[index]->pages, *state.members.at(pid).store,
+                                 living.tasks[index]->memory);
   }
-  task.resume();
-  report.frozen_us = frozen_us(task);
+  const std::uint64_t since = stay->frozen_since_ns();
+  stay.reset();
+  report.frozen_us = (now_ns() - since) / 1000;
   report.differences = plan.differences();
-  auto pages = diff::describe_pages(plan.pages, wanted.task.memory);
-  name_pages(pages, wanted.task, words);
-  report.differences.insert(report.differences.end(), pages.begin(), pages.end());
+  for (std::size_t index = 0; index < plan.tasks.size(); ++index) {
+    if (!plan.tasks[index]) continue;
+    const model::Task& task = wanted.tree.tasks[index];
+    auto pages = diff::describe_pages(plan.tasks[index]->pages, task.memory);
+    name_pages(pages, task, words[index]);
+    for (diff::Difference& difference : pages) {
+      if (!plan.alone()) difference.object = fmt::format("task {}: {}", task.pid.value, difference.object);
+      report.differences.push_back(std::move(difference));
+    }
+  }
   report.refusals = plan.refusals();
   return report;
-}
-
-// Takes everything of relive's out of the task but the parasite itself, which Session::leave unmaps last.
-Result<void> Engine::State::cure(parasite::Visit& visit) {
-  tracker.reset();
-  if (store) {
-    RELIVE_TRY(store->leave(visit));
-    store.reset();
-  }
-  current = {};
-  return {};
 }
 
 Result<void> Engine::drop(std::string_view name) {
   State& state = *state_;
   Snapshot* snapshot = RELIVE_TRY(state.require(name));
   if (state.snapshots.size() == 1) return drop_all();
-  state.store->release(snapshot->pages.runs());
-  std::erase_if(state.snapshots, [&](const auto& known) { return known.get() == snapshot; });
+  state.forget(*snapshot);
   return {};
 }
 
 Result<void> Engine::drop_all() {
   State& state = *state_;
+  // The tasks of all snapshots belong to the tree, whoever their parents are now.
+  std::vector<model::Pid> also;
+  for (auto& [pid, member] : state.members) {
+    if (pid != state.pid && member.session && start_time_of(pid) == member.start_time) also.push_back(pid);
+    member.snapshots = 0;
+  }
   state.snapshots.clear();
-  if (!state.session) return {};
-  auto task = task::FrozenTask::freeze(state.pid);
-  if (!task) {
-    if (task.error().kind == ErrorKind::not_found || task.error().kind == ErrorKind::task_died) return {};
-    return std::unexpected(std::move(task).error());
+  if (std::ranges::none_of(state.members, [](const auto& member) { return member.second.session.has_value(); }))
+    return {};
+  auto stay = Stay::freeze(state.pid, also, state.members);
+  if (!stay) {
+    if (stay.error().kind == ErrorKind::not_found || stay.error().kind == ErrorKind::task_died) return {};
+    return std::unexpected(std::move(stay).error());
   }
-  if (state.session->present_in(RELIVE_TRY(task::read_proc(state.pid, "maps")))) {
-    auto visit = RELIVE_TRY(parasite::Visit::begin(*task, *state.session));
-    RELIVE_TRY(state.cure(visit));
-  }
-  RELIVE_TRY(state.session->leave(*task));
-  state.session.reset();
-  return {};
+  auto left = (*stay)->leave_all();
+  stay->reset();
+  state.members.clear();
+  state.agreement.reset();
+  return left;
 }
 
 }  // namespace relive::rollback

@@ -1,6 +1,6 @@
-// The engine: one task's snapshots and the way back to them. The keeper wraps it; tests use it directly.
+// The engine: a tree's snapshots and the way back to them. The keeper wraps it; tests use it directly.
 //
-// REQUIRES: all calls from one OS thread (ptrace). Between calls the task runs and nobody is attached to it.
+// REQUIRES: all calls from one OS thread (ptrace). Between calls the tasks run and nobody is attached to them.
 #pragma once
 
 #include <cstdint>
@@ -13,7 +13,7 @@
 #include "apply/outcome.h"
 #include "base/result.h"
 #include "diff/difference.h"
-#include "model/task.h"
+#include "model/tree.h"
 #include "rollback/stopwatch.h"
 #include "tracking/tracker.h"
 
@@ -87,7 +87,7 @@ class Engine {
   Result<RollbackReport> rollback(const RollbackOptions& options);
   Result<DiffReport> diff(std::string_view name);
   [[nodiscard]] std::vector<SnapshotInfo> list() const;
-  [[nodiscard]] const model::Task* find(std::string_view name) const;
+  [[nodiscard]] const model::Tree* find(std::string_view name) const;
   // Forgets a snapshot. With the last one the parasite, tracker and store leave the task (clean cure).
   Result<void> drop(std::string_view name);
   Result<void> drop_all();

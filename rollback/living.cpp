@@ -1,18 +1,13 @@
 #include "rollback/living.h"
 
-#include <fmt/format.h>
-#include <fmt/ranges.h>
-
-#include "capture/descriptors.h"
 #include "capture/memory.h"
 #include "capture/process.h"
 #include "capture/threads.h"
 
 namespace relive::rollback {
 
-Result<model::Task> read_task(parasite::Visit& visit, const model::Task* snapshot, const capture::Holds* holds,
-                              const KnownMemory* known, std::string_view maps_text, capture::Depth depth,
-                              Stopwatch& stopwatch) {
+Result<model::Task> read_task(parasite::Visit& visit, const KnownMemory* known, std::string_view maps_text,
+                              capture::Depth depth, Stopwatch& stopwatch) {
   model::Task task;
   task.pid = visit.task().pid();
   task.start_time = visit.task().start_time();
@@ -24,19 +19,7 @@ Result<model::Task> read_task(parasite::Visit& visit, const model::Task* snapsho
                                  : capture::read_memory_again(visit, known->memory, known->maps_text, maps_text);
   task.memory = RELIVE_TRY(with_context(std::move(memory), "reading mappings"));
   stopwatch.lap("capture memory");
-  task.descriptors = RELIVE_TRY(
-      with_context(capture::read_descriptors(visit, snapshot != nullptr ? &snapshot->descriptors : nullptr, holds),
-                   "reading descriptors"));
-  stopwatch.lap("capture descriptors");
   return task;
-}
-
-Result<void> refuse_children(const model::Task& task) {
-  const auto& children = task.process.children;
-  if (children.empty()) return {};
-  return fail(ErrorKind::refused,
-              fmt::format("task {} has child processes: {}", task.pid.value, fmt::join(children, " ")),
-              "this release rolls back one process; wait until the children have ended");
 }
 
 }  // namespace relive::rollback

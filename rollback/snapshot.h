@@ -1,18 +1,32 @@
-// A snapshot: the image of a task in memory, together with its warm part.
+// A snapshot: the image of a tree in memory, together with its warm part.
 #pragma once
 
+#include <vector>
+
 #include "capture/holds.h"
-#include "model/task.h"
+#include "model/forest.h"
+#include "model/tree.h"
 #include "rollback/engine.h"
 #include "tracking/page_map.h"
 
 namespace relive::rollback {
 
+struct TaskPart {
+  tracking::PageMap pages;         // contents, in the member's page store
+  tracking::Ranges not_its_own;    // shared memory that an earlier task of the tree puts back
+  capture::Holds holds;
+};
+
 struct Snapshot {
   SnapshotInfo info;
-  model::Task task;
-  tracking::PageMap pages;  // contents, in the engine's page store
-  capture::Holds holds;
+  model::Tree tree;
+  model::Forest forest;            // the same tasks, and zombies
+  std::vector<TaskPart> parts;     // as tree.tasks
+  capture::FileHolds files;        // of tree.descriptors
+
+  // How many descriptor tables there are, and the first task of each.
+  [[nodiscard]] std::size_t tables() const;
+  [[nodiscard]] std::vector<model::Pid> owners_of_tables() const;
 };
 
 }  // namespace relive::rollback

@@ -2,10 +2,19 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <utility>
+
 #include "apply/descriptors.h"
 #include "apply/memory.h"
 #include "apply/process.h"
 #include "apply/threads.h"
+#include "base/fault.h"
+#include "capture/descriptors.h"
+#include "capture/forest.h"
+#include "rollback/kin.h"
+#include "rollback/living.h"
+#include "rollback/shared_memory.h"
 
 namespace relive::rollback {
 
@@ -22,89 +31,349 @@ std::vector<model::Tid> ids_of(const std::vector<model::Thread>& threads) {
   return ids;
 }
 
-// What the spare addresses and numbers of this visit must leave free: all that the snapshot wants.
-void keep_clear(parasite::Visit& visit, const model::Task& wanted) {
-  std::vector<AddressRange> ranges;
-  for (const model::Mapping& mapping : wanted.memory.mappings) ranges.push_back(mapping.range);
-  std::vector<model::RemoteFd> numbers;
-  for (const model::Descriptor& descriptor : wanted.descriptors.descriptors) numbers.push_back(descriptor.fd);
-  visit.keep_clear(ranges, numbers);
+// Who has the tables: those of the snapshot's tasks by their numbers, behind them those of tasks born since.
+std::vector<parasite::Visit*> tables_of(Stay& stay, const Snapshot& wanted) {
+  std::vector<parasite::Visit*> tables(wanted.tables());
+  for (const model::Task& task : wanted.tree.tasks)
+    if (tables[task.table] == nullptr) tables[task.table] = stay.visit(task.pid);
+  for (auto& [pid, present] : stay.present()) {
+    const bool known = std::ranges::find(wanted.tree.tasks, pid, &model::Task::pid) != wanted.tree.tasks.end();
+    if (!known && present.visit) tables.push_back(&*present.visit);
+  }
+  return tables;
+}
+
+Result<void> look_at(Stay& stay, const Snapshot& wanted, std::size_t index, capture::Depth depth, Living& living,
+                     Stopwatch& stopwatch) {
+  const model::Pid pid = wanted.tree.tasks[index].pid;
+  parasite::Visit* const visit = stay.visit(pid);
+  if (visit == nullptr) return {};
+  const bool blank = stay.blanks().contains(diff::task_actor(pid));
+  Member& member = blank ? *stay.blanks().at(diff::task_actor(pid)).member : *stay.present().at(pid).member;
+  const bool known = !blank && !member.last_memory.maps_text.empty();
+  const std::string maps = blank ? std::string() : stay.present().at(pid).maps_text;
+  model::Task task = RELIVE_TRY(
+      read_task(*visit, known ? &member.last_memory : nullptr, maps, blank ? capture::Depth::full : depth, stopwatch));
+  // A blank task is a copy of another one: every page is compared with what is wanted.
+  const tracking::PageMap& in_place = blank ? wanted.parts[index].pages : member.current;
+  living.changed[index] = tracking::subtract(
+      RELIVE_TRY(member.tracker->changed(*visit, own_part(task.memory, wanted.parts[index].not_its_own), in_place,
+                                         *member.store)),
+      wanted.parts[index].not_its_own);
+  living.tasks[index] = std::move(task);
+  stopwatch.lap("scan");
+  return {};
+}
+
+Result<void> look_at_descriptors(Stay& stay, const Snapshot& wanted, Living& living, Stopwatch& stopwatch) {
+  const auto tables = tables_of(stay, wanted);
+  living.descriptors = RELIVE_TRY(with_context(
+      capture::read_descriptors(tables, &wanted.tree.descriptors, &wanted.files), "reading descriptors"));
+  stopwatch.lap("capture descriptors");
+  return {};
+}
+
+const tracking::PageMap& in_place(Stay& stay, const Snapshot& wanted, std::size_t index) {
+  const model::Pid pid = wanted.tree.tasks[index].pid;
+  if (stay.blanks().contains(diff::task_actor(pid))) return wanted.parts[index].pages;
+  return stay.present().at(pid).member->current;
+}
+
+TaskPlan plan_task(Stay& stay, const Snapshot& wanted, const Living& living, std::size_t index,
+                   const diff::TreePlan& tree) {
+  const model::Task& task = wanted.tree.tasks[index];
+  const model::Task& now = *living.tasks[index];
+  const TaskPart& part = wanted.parts[index];
+  TaskPlan plan;
+  plan.threads = diff::plan_threads(task.threads, now.threads);
+  plan.changed_threads = plan.threads.changed;
+  plan.memory = diff::plan_memory(task.memory, now.memory);
+  plan.process = diff::plan_process(task.process, now.process, ids_of(now.threads), loses_children(tree, task.pid));
+  plan.pages = tracking::plan_pages(part.pages, in_place(stay, wanted, index), living.changed[index],
+                                    tracking::subtract(plan.memory.kept, part.not_its_own),
+                                    tracking::subtract(plan.memory.made, part.not_its_own));
+  return plan;
 }
 
 }  // namespace
 
+Result<Living> look(Stay& stay, const Snapshot& wanted, capture::Depth depth, Stopwatch& stopwatch) {
+  Living living;
+  living.tasks.resize(wanted.tree.tasks.size());
+  living.changed.resize(wanted.tree.tasks.size());
+  for (std::size_t index = 0; index < living.tasks.size(); ++index)
+    RELIVE_TRY(look_at(stay, wanted, index, depth, living, stopwatch));
+  RELIVE_TRY(look_at_descriptors(stay, wanted, living, stopwatch));
+  living.forest = RELIVE_TRY(capture::read_forest(stay.tree()));
+  for (model::TreeTask& task : living.forest.tasks) {
+    const auto known = std::ranges::find_if(
+        living.tasks, [&](const std::optional<model::Task>& one) { return one && one->pid == task.pid; });
+    if (known != living.tasks.end()) task.child_subreaper = (*known)->process.child_subreaper;
+  }
+  stopwatch.lap("capture tree");
+  return living;
+}
+
+Plan make_plan(Stay& stay, const Snapshot& wanted, const Living& living, const model::Surroundings& surroundings) {
+  Plan plan;
+  plan.tree = diff::plan_tree(wanted.forest, living.forest, surroundings);
+  for (const model::Task& task : wanted.tree.tasks) plan.pids.push_back(task.pid);
+  plan.tasks.resize(living.tasks.size());
+  for (std::size_t index = 0; index < living.tasks.size(); ++index)
+    if (living.tasks[index]) plan.tasks[index] = plan_task(stay, wanted, living, index, plan.tree);
+  plan.descriptors = diff::plan_descriptors(wanted.tree.descriptors, living.descriptors, wanted.owners_of_tables());
+  return plan;
+}
+
 std::vector<diff::Refusal> Plan::refusals() const {
-  std::vector<diff::Refusal> all;
-  append(all, threads.refusals);
-  append(all, memory.refusals);
+  std::vector<diff::Refusal> all = tree.refusals;
+  append(all, not_carried_out(tree));
+  for (std::size_t index = 0; index < tasks.size(); ++index) {
+    if (!tasks[index]) continue;
+    std::vector<diff::Refusal> some = tasks[index]->threads.refusals;
+    append(some, tasks[index]->memory.refusals);
+    append(some, tasks[index]->process.refusals);
+    for (diff::Refusal& refusal : some) {
+      if (!alone()) refusal.object = fmt::format("task {}: {}", pids[index].value, refusal.object);
+      all.push_back(std::move(refusal));
+    }
+  }
   append(all, descriptors.refusals);
-  append(all, process.refusals);
   return all;
 }
 
 std::vector<diff::Difference> Plan::differences() const {
-  std::vector<diff::Difference> all;
-  append(all, threads.differences);
-  append(all, memory.differences);
+  std::vector<diff::Difference> all = tree.differences;
+  for (std::size_t index = 0; index < tasks.size(); ++index) {
+    if (!tasks[index]) continue;
+    std::vector<diff::Difference> some = tasks[index]->threads.differences;
+    append(some, tasks[index]->memory.differences);
+    append(some, tasks[index]->process.differences);
+    for (diff::Difference& difference : some) {
+      if (!alone()) difference.object = fmt::format("task {}: {}", pids[index].value, difference.object);
+      all.push_back(std::move(difference));
+    }
+  }
   append(all, descriptors.differences);
-  append(all, process.differences);
+  return all;
+}
+
+std::vector<std::string> Plan::notes() const {
+  std::vector<std::string> all = tree.notes;
+  for (std::size_t index = 0; index < tasks.size(); ++index) {
+    if (!tasks[index]) continue;
+    for (const std::string& note : tasks[index]->process.notes)
+      all.push_back(alone() ? note : fmt::format("task {}: {}", pids[index].value, note));
+  }
   return all;
 }
 
 std::vector<std::string> Plan::texts() const {
   std::vector<std::string> all;
-  for (const model::Tid tid : threads.missing) all.push_back(fmt::format("make thread {}", tid.value));
-  for (const auto& operation : memory.operations) all.push_back(diff::text(operation));
-  for (const auto& operation : descriptors.operations) all.push_back(diff::text(operation));
-  for (const auto& operation : process.operations) all.push_back(diff::text(operation));
-  if (pages.pages() != 0)
-    all.push_back(
-        fmt::format("put back {} pages in {} pieces", pages.pages(), pages.copies.size() + pages.drops.size()));
-  for (const model::Tid tid : threads.surplus) all.push_back(fmt::format("end thread {}", tid.value));
-  all.emplace_back("set the registers of all threads");
+  if (!tree.steps.empty()) all = diff::lines(tree);
+  append(all, diff::texts(descriptors));
+  for (std::size_t index = 0; index < tasks.size(); ++index) {
+    if (!tasks[index]) continue;
+    const TaskPlan& task = *tasks[index];
+    std::vector<std::string> some;
+    for (const model::Tid tid : task.threads.missing) some.push_back(fmt::format("make thread {}", tid.value));
+    for (const auto& operation : task.memory.operations) some.push_back(diff::text(operation));
+    for (const auto& operation : task.process.operations) some.push_back(diff::text(operation));
+    if (task.pages.pages() != 0)
+      some.push_back(fmt::format("put back {} pages in {} pieces", task.pages.pages(),
+                                 task.pages.copies.size() + task.pages.drops.size()));
+    for (const model::Tid tid : task.threads.surplus) some.push_back(fmt::format("end thread {}", tid.value));
+    some.emplace_back("set the registers of all threads");
+    for (const std::string& text : some)
+      all.push_back(alone() ? text : fmt::format("task {}: {}", pids[index].value, text));
+  }
   return all;
 }
 
-Plan make_plan(const Snapshot& wanted, const model::Task& living, const tracking::Ranges& changed,
-               const tracking::PageMap& current) {
-  Plan plan;
-  plan.threads = diff::plan_threads(wanted.task.threads, living.threads);
-  plan.memory = diff::plan_memory(wanted.task.memory, living.memory);
-  plan.descriptors = diff::plan_descriptors(wanted.task.descriptors, living.descriptors);
-  const std::vector<model::Tid> tids = ids_of(living.threads);
-  plan.process = diff::plan_process(wanted.task.process, living.process, tids);
-  plan.pages = tracking::plan_pages(wanted.pages, current, changed, plan.memory.kept, plan.memory.made);
-  return plan;
-}
+namespace {
 
-Result<void> carry_out(parasite::Visit& visit, const Plan& plan, const Snapshot& wanted, const model::Task& living,
-                       const tracking::PageStore& store, std::vector<std::string>& notes, Stopwatch& stopwatch) {
-  keep_clear(visit, wanted.task);
+// What the executors of one task share.
+struct Bench {
+  parasite::Visit& visit;
   parasite::Program commit;
   parasite::Program cleanup;
-  apply::Workshop workshop{.visit = visit, .holds = wanted.holds, .commit = commit, .cleanup = cleanup, .notes = notes};
+  apply::Workshop workshop;
+  std::vector<parasite::ThreadGoal> goals;
+  Bench(parasite::Visit& of, const TaskPart& part, const Snapshot& wanted, std::vector<std::string>& notes)
+      : visit(of),
+        workshop{.visit = of,
+                 .holds = part.holds,
+                 .files = wanted.files,
+                 .commit = commit,
+                 .cleanup = cleanup,
+                 .notes = notes} {}
+  Bench(const Bench&) = delete;
+  Bench& operator=(const Bench&) = delete;
+};
 
-  // 1. prepare: all that can fail, beside the living state
-  RELIVE_TRY(apply::raise_limits(workshop, plan.process));
-  RELIVE_TRY(apply::prepare_threads(workshop, plan.threads, wanted.task.threads, living.threads));
-  RELIVE_TRY(apply::prepare_descriptors(workshop, plan.descriptors, wanted.task.descriptors, living.descriptors));
-  const auto rseq = RELIVE_TRY(apply::RseqKeeper::save(workshop, wanted.task.threads, living.threads, plan.pages));
-  RELIVE_TRY(apply::prepare_memory(workshop, plan.memory, plan.pages, store));
-  rseq.restore(workshop);
-  RELIVE_TRY(apply::prepare_process(workshop, plan.process, wanted.task.process));
-  RELIVE_TRY(apply::settle_locks(workshop, plan.descriptors));
-  auto goals = RELIVE_TRY(
-      apply::thread_goals(visit, wanted.task.threads, living.threads, apply::takes_driver_signals(plan.process)));
-  for (std::size_t i = 0; i < cleanup.size(); ++i) {
-    commit.add(cleanup.what(i), cleanup.operations()[i].kind, {}, parasite::Program::OnError::go_on);
-    commit.operations().back() = cleanup.operations()[i];
+// What the spare addresses and numbers of this visit must leave free: all that the snapshot wants.
+void keep_clear(parasite::Visit& visit, const Snapshot& wanted, const model::Task& task) {
+  std::vector<AddressRange> ranges;
+  for (const model::Mapping& mapping : task.memory.mappings) ranges.push_back(mapping.range);
+  visit.keep_clear(ranges, apply::numbers_of(wanted.tree.descriptors, static_cast<int>(task.table)));
+}
+
+class Passing {
+ public:
+  Passing(Stay& stay, const Snapshot& wanted, const Living& living, const Plan& plan, std::vector<std::string>& notes)
+      : stay_(stay), wanted_(wanted), living_(living), plan_(plan) {
+    benches_.resize(wanted.tree.tasks.size());
+    for (std::size_t index = 0; index < benches_.size(); ++index) {
+      if (!plan.tasks[index]) continue;
+      parasite::Visit& visit = *stay.visit(wanted.tree.tasks[index].pid);
+      benches_[index] = std::make_unique<Bench>(visit, wanted.parts[index], wanted, notes);
+      keep_clear(visit, wanted, wanted.tree.tasks[index]);
+    }
   }
-  stopwatch.lap("prepare");
 
-  // 2. commit: one program, which the task could finish alone
-  RELIVE_TRY(visit.commit(commit, goals));
+  // All that can fail, beside the living state.
+  Result<void> prepare() {
+    RELIVE_TRY(each([&](std::size_t i, Bench& bench) -> Result<void> {
+      RELIVE_TRY(end_children(stay_, plan_.tree, wanted_.tree.tasks[i].pid, bench.visit, bench.commit));
+      return apply::raise_limits(bench.workshop, plan_.tasks[i]->process);
+    }));
+    RELIVE_TRY(each([&](std::size_t i, Bench& bench) {
+      return apply::prepare_threads(bench.workshop, plan_.tasks[i]->threads, wanted_.tree.tasks[i].threads,
+                                    living_.tasks[i]->threads);
+    }));
+    const auto tables = workshops();
+    RELIVE_TRY(
+        apply::prepare_descriptors(tables, plan_.descriptors, wanted_.tree.descriptors, living_.descriptors));
+    RELIVE_TRY(each([&](std::size_t i, Bench& bench) -> Result<void> {
+      const TaskPlan& plan = *plan_.tasks[i];
+      const auto rseq = RELIVE_TRY(apply::RseqKeeper::save(bench.workshop, wanted_.tree.tasks[i].threads,
+                                                           living_.tasks[i]->threads, plan.pages));
+      RELIVE_TRY(apply::prepare_memory(bench.workshop, plan.memory, plan.pages, store(i)));
+      rseq.restore(bench.workshop);
+      return apply::prepare_process(bench.workshop, plan.process, wanted_.tree.tasks[i].process);
+    }));
+    RELIVE_TRY(apply::settle_locks(tables, plan_.descriptors));
+    return each([&](std::size_t i, Bench& bench) -> Result<void> {
+      bench.goals = RELIVE_TRY(apply::thread_goals(bench.visit, wanted_.tree.tasks[i].threads,
+                                                   living_.tasks[i]->threads,
+                                                   apply::takes_driver_signals(plan_.tasks[i]->process)));
+      for (std::size_t at = 0; at < bench.cleanup.size(); ++at) {
+        bench.commit.add(bench.cleanup.what(at), bench.cleanup.operations()[at].kind, {},
+                         parasite::Program::OnError::go_on);
+        bench.commit.operations().back() = bench.cleanup.operations()[at];
+      }
+      return {};
+    });
+  }
+
+  // One program a task. They are decided on together.
+  Result<void> commit(std::optional<parasite::TreeAgreement>& agreement, Passage& passage) {
+    if (!agreement) {
+      Bench& bench = *benches_.front();
+      auto outcome = bench.visit.commit(bench.commit, bench.goals);
+      passage = {.committed = bench.visit.committed(), .broken = bench.visit.broken()};
+      return outcome;
+    }
+    std::uint32_t count = 0;
+    for (const auto& bench : benches_) count += bench ? 1 : 0;
+    agreement->open(count);
+    std::vector<Bench*> staged;
+    auto ready = each([&](std::size_t, Bench& bench) -> Result<void> {
+      RELIVE_TRY(bench.visit.stage(bench.commit, bench.goals));
+      staged.push_back(&bench);
+      return {};
+    });
+    if (ready) ready = fault_point("commit: point of no return");
+    if (!ready) {
+      for (Bench* bench : staged) bench->visit.unstage();
+      return ready;
+    }
+    agreement->decide();
+    passage.committed = true;
+    [[maybe_unused]] const auto counted = fault_point("commit: decided for all");
+    end_tasks(stay_, plan_.tree);
+    [[maybe_unused]] const auto counted_again = fault_point("commit: tasks born since have ended");
+    Result<void> outcome;
+    for (Bench* bench : staged) {
+      auto one = bench->visit.carry_out(bench->commit, bench->goals);
+      if (one) continue;
+      outcome = std::move(one);
+      break;
+    }
+    if (!outcome) {
+      passage.broken = true;
+      agreement->broken();
+      for (Bench* bench : staged) bench->visit.break_off();
+    }
+    return outcome;
+  }
+
+ private:
+  template <class Act>
+  Result<void> each(Act act) {
+    for (std::size_t index = 0; index < benches_.size(); ++index) {
+      if (!benches_[index]) continue;
+      auto done = act(index, *benches_[index]);
+      if (done) continue;
+      if (plan_.alone()) return done;
+      return with_context(std::move(done), fmt::format("task {}", wanted_.tree.tasks[index].pid.value));
+    }
+    return {};
+  }
+  [[nodiscard]] std::vector<apply::Workshop*> workshops() const {
+    std::vector<apply::Workshop*> tables(wanted_.tables());
+    for (std::size_t index = 0; index < benches_.size(); ++index) {
+      apply::Workshop*& table = tables[wanted_.tree.tasks[index].table];
+      if (table == nullptr && benches_[index]) table = &benches_[index]->workshop;
+    }
+    return tables;
+  }
+  [[nodiscard]] const tracking::PageStore& store(std::size_t index) const {
+    const diff::Actor actor = diff::task_actor(wanted_.tree.tasks[index].pid);
+    if (const auto blank = stay_.blanks().find(actor); blank != stay_.blanks().end())
+      return *blank->second.member->store;
+    return *stay_.present().at(wanted_.tree.tasks[index].pid).member->store;
+  }
+
+  Stay& stay_;
+  const Snapshot& wanted_;
+  const Living& living_;
+  const Plan& plan_;
+  std::vector<std::unique_ptr<Bench>> benches_;  // as the snapshot's tasks
+};
+
+Result<void> refuse_all(const std::vector<diff::Refusal>& refusals) {
+  if (refusals.empty()) return {};
+  std::string what;
+  for (const diff::Refusal& refusal : refusals)
+    what += fmt::format("{}{}: {}", what.empty() ? "" : "; ", refusal.object, refusal.reason);
+  return fail(ErrorKind::refused, what, refusals.front().hint);
+}
+
+}  // namespace
+
+Result<void> carry_out(Stay& stay, const Snapshot& wanted, Living& living, Plan& plan, Members& members,
+                       std::optional<parasite::TreeAgreement>& agreement, Passage& passage,
+                       std::vector<std::string>& notes, Stopwatch& stopwatch) {
+  if (!plan.tree.created.empty()) {
+    RELIVE_TRY(fork_tasks(stay, plan.tree, members, agreement));
+    stopwatch.lap("fork");
+    for (std::size_t index = 0; index < plan.pids.size(); ++index) {
+      if (living.tasks[index] || stay.visit(plan.pids[index]) == nullptr) continue;
+      RELIVE_TRY(look_at(stay, wanted, index, capture::Depth::full, living, stopwatch));
+      plan.tasks[index] = plan_task(stay, wanted, living, index, plan.tree);
+    }
+    RELIVE_TRY(look_at_descriptors(stay, wanted, living, stopwatch));
+    plan.descriptors = diff::plan_descriptors(wanted.tree.descriptors, living.descriptors, wanted.owners_of_tables());
+    stopwatch.lap("plan");
+    RELIVE_TRY(refuse_all(plan.refusals()));
+  }
+  Passing passing(stay, wanted, living, plan, notes);
+  RELIVE_TRY(passing.prepare());
+  stopwatch.lap("prepare");
+  auto outcome = passing.commit(agreement, passage);
   stopwatch.lap("commit");
-  return {};
+  return outcome;
 }
 
 }  // namespace relive::rollback

@@ -1,42 +1,71 @@
-// From the living task to a snapshot: diff, plan, check, prepare, commit (docs/life-of-a-rollback.md).
+// From the living tree to a snapshot: diff, plan, check, prepare, commit (docs/life-of-a-rollback.md).
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "base/result.h"
+#include "capture/threads.h"
 #include "diff/descriptors.h"
 #include "diff/memory.h"
 #include "diff/process.h"
 #include "diff/threads.h"
-#include "parasite/session.h"
+#include "diff/tree.h"
+#include "parasite/agreement.h"
 #include "rollback/snapshot.h"
+#include "rollback/stay.h"
 #include "rollback/stopwatch.h"
 #include "tracking/page_map.h"
-#include "tracking/page_store.h"
 
 namespace relive::rollback {
 
+// The tree as it is now, beside the tasks of a snapshot, in their order.
+struct Living {
+  std::vector<std::optional<model::Task>> tasks;  // nothing: it does not live
+  std::vector<tracking::Ranges> changed;          // what the tracker says
+  model::DescriptorTable descriptors;
+  model::Forest forest;
+};
+
+// Reads the tasks of `wanted` that live (blank ones too), all descriptors and the forest.
+Result<Living> look(Stay& stay, const Snapshot& wanted, capture::Depth depth, Stopwatch& stopwatch);
+
 // Every family's plan. Pure.
-struct Plan {
+struct TaskPlan {
   diff::ThreadPlan threads;
   diff::MemoryPlan memory;
-  diff::DescriptorPlan descriptors;
   diff::ProcessPlan process;
   tracking::PagePlan pages;
+  std::size_t changed_threads = 0;
+};
+struct Plan {
+  diff::TreePlan tree;
+  std::vector<std::optional<TaskPlan>> tasks;  // as Living::tasks
+  diff::DescriptorPlan descriptors;
+  std::vector<model::Pid> pids;                // of the snapshot's tasks
 
   [[nodiscard]] std::vector<diff::Refusal> refusals() const;
   [[nodiscard]] std::vector<diff::Difference> differences() const;
+  [[nodiscard]] std::vector<std::string> notes() const;
   [[nodiscard]] std::vector<std::string> texts() const;  // the operations, in order, for --dry-run
+  [[nodiscard]] bool alone() const { return pids.size() == 1; }
 };
 
-// `changed`: what the tracker says; `current`: which version of each page is in place.
-Plan make_plan(const Snapshot& wanted, const model::Task& living, const tracking::Ranges& changed,
-               const tracking::PageMap& current);
+// REQUIRES: `living` outlives the plan.
+Plan make_plan(Stay& stay, const Snapshot& wanted, const Living& living, const model::Surroundings& surroundings);
 
-// Prepares and commits. On an error with visit.committed() == false the visit undoes everything when it ends; with
-// visit.broken() the task must never run again. On success every thread stands before its goal: call visit.depart().
-Result<void> carry_out(parasite::Visit& visit, const Plan& plan, const Snapshot& wanted, const model::Task& living,
-                       const tracking::PageStore& store, std::vector<std::string>& notes, Stopwatch& stopwatch);
+// What a way back has done, for the engine.
+struct Passage {
+  bool committed = false;  // behind the point of no return
+  bool broken = false;     // ... and the kernel has broken it off: no task may run again
+};
+
+// Forks what is missing, prepares and commits. On an error with committed == false the stay undoes everything when it
+// ends. On success every thread stands before its goal: call Stay::depart(). `living` and `plan` end up with the tasks
+// that were forked in them.
+Result<void> carry_out(Stay& stay, const Snapshot& wanted, Living& living, Plan& plan, Members& members,
+                       std::optional<parasite::TreeAgreement>& agreement, Passage& passage,
+                       std::vector<std::string>& notes, Stopwatch& stopwatch);
 
 }  // namespace relive::rollback

@@ -126,10 +126,20 @@ bool traced_by_us(Pid pid, Tid tid) {
   return status && status_field(*status, "TracerPid") == std::to_string(::getpid());
 }
 
+std::uint64_t options_for(bool suspend_seccomp) {
+  const std::uint64_t options = PTRACE_O_TRACECLONE | PTRACE_O_TRACESYSGOOD;
+  return suspend_seccomp ? options | PTRACE_O_SUSPEND_SECCOMP : options;
+}
+
+// Has it a filter that we must suspend, so that the parasite may call what it needs?
+bool is_filtered(std::string_view status) {
+  const std::string_view mode = status_field(status, "Seccomp");
+  return !mode.empty() && mode != "0";
+}
+
 // Seizes one thread. false: it ended meanwhile.
 Result<bool> seize(Pid pid, Tid tid, bool suspend_seccomp) {
-  std::uint64_t options = PTRACE_O_TRACECLONE | PTRACE_O_TRACESYSGOOD;
-  if (suspend_seccomp) options |= PTRACE_O_SUSPEND_SECCOMP;
+  const std::uint64_t options = options_for(suspend_seccomp);
   if (trace(PTRACE_SEIZE, tid, nullptr, reinterpret_cast<void*>(options)) == 0) return true;
   const int error_number = errno;
   if (error_number == ESRCH || ended(pid, tid)) return false;
@@ -285,6 +295,19 @@ bool settle(Lingering& task) {
   return task.tids.empty() && listed->size() == *threads_before && listed->size() == *threads_behind;
 }
 
+Result<void> read_thread(FrozenThread& thread) {
+  thread.registers = RELIVE_TRY(get_registers(thread.tid));
+  if (trace(PTRACE_GETSIGMASK, thread.tid, reinterpret_cast<void*>(sizeof thread.signal_mask), &thread.signal_mask) !=
+      0)
+    return fail_errno("PTRACE_GETSIGMASK", name_of(thread.tid));
+  return {};
+}
+
+Result<std::uint64_t> start_time_of(Pid pid) {
+  const std::string stat = RELIVE_TRY(read_proc(pid, "stat"));
+  return to_number<std::uint64_t>(RELIVE_TRY(stat_field(stat, 22)), "start time");
+}
+
 }  // namespace
 
 Result<FrozenTask> FrozenTask::freeze(Pid pid, int patience_ms) {
@@ -294,7 +317,7 @@ Result<FrozenTask> FrozenTask::freeze(Pid pid, int patience_ms) {
   task.pidfd_.reset(static_cast<int>(::syscall(SYS_pidfd_open, pid.value, 0)));
   if (!task.pidfd_) return fail_errno("pidfd_open", fmt::format("task {}", pid.value));
   const std::string status = RELIVE_TRY(read_proc(pid, "status"));
-  const bool filtered = !status_field(status, "Seccomp").empty() && status_field(status, "Seccomp") != "0";
+  const bool filtered = is_filtered(status);
 
   if (status_field(status, "State").starts_with("Z"))
     return fail(
@@ -347,16 +370,61 @@ Result<FrozenTask> FrozenTask::freeze(Pid pid, int patience_ms) {
   std::ranges::stable_partition(task.threads_,
                                 [&](const FrozenThread& thread) { return thread.tid.value == pid.value; });
   for (FrozenThread& thread : task.threads_) {
-    thread.registers = RELIVE_TRY(get_registers(thread.tid));
-    if (trace(PTRACE_GETSIGMASK, thread.tid, reinterpret_cast<void*>(sizeof thread.signal_mask), &thread.signal_mask) !=
-        0)
-      return fail_errno("PTRACE_GETSIGMASK", name_of(thread.tid));
+    RELIVE_TRY(read_thread(thread));
     RELIVE_TRY(leave_critical_section(task, thread));
     RELIVE_TRY(reissue_broken_off_call(pid, thread));
   }
-  const std::string stat = RELIVE_TRY(read_proc(pid, "stat"));
-  task.start_time_ = RELIVE_TRY(to_number<std::uint64_t>(RELIVE_TRY(stat_field(stat, 22)), "start time"));
+  task.start_time_ = RELIVE_TRY(start_time_of(pid));
   return task;
+}
+
+Result<FrozenTask> FrozenTask::born(Pid pid) {
+  FrozenTask task;
+  task.pid_ = pid;
+  task.frozen_since_ns_ = now_ns();
+  task.frozen_ = task.whole_ = task.blank_ = true;
+  RELIVE_TRY(task.adopt(Tid{pid.value}));
+  FrozenThread& thread = task.threads_.front();
+  thread.born_here = false;  // of this task it is the first, and has a goal like any other
+  const bool filtered = is_filtered(RELIVE_TRY(read_proc(pid, "status")));
+  if (trace(PTRACE_SETOPTIONS, thread.tid, nullptr,
+            reinterpret_cast<void*>(options_for(filtered) | std::uint64_t{PTRACE_O_EXITKILL})) != 0)
+    return fail_errno("PTRACE_SETOPTIONS", name_of(thread.tid));
+  RELIVE_TRY(read_thread(thread));
+  task.pidfd_.reset(static_cast<int>(::syscall(SYS_pidfd_open, pid.value, 0)));
+  if (!task.pidfd_) return fail_errno("pidfd_open", fmt::format("task {}", pid.value));
+  task.memory_ = RELIVE_TRY(open_proc(pid, "mem", O_RDWR));
+  task.start_time_ = RELIVE_TRY(start_time_of(pid));
+  return task;
+}
+
+Result<void> FrozenTask::let_live() {
+  const bool filtered = is_filtered(RELIVE_TRY(read_proc(pid_, "status")));
+  for (const FrozenThread& thread : threads_) {
+    if (trace(PTRACE_SETOPTIONS, thread.tid, nullptr, reinterpret_cast<void*>(options_for(filtered))) != 0)
+      return fail_errno("PTRACE_SETOPTIONS", name_of(thread.tid));
+  }
+  return {};
+}
+
+void FrozenTask::end() {
+  if (!frozen_) return;
+  ::syscall(SYS_pidfd_send_signal, pidfd_.get(), SIGKILL, nullptr, 0);
+  if (!pidfd_) ::kill(pid_.value, SIGKILL);
+  // The leader is reported last of all (delay_group_leader() in kernel/exit.c).
+  const std::vector<FrozenThread> threads(threads_.rbegin(), threads_.rend());
+  for (const FrozenThread& thread : threads) [[maybe_unused]]
+    const auto gone = wait_gone(thread.tid);
+  frozen_ = false;
+}
+
+Result<void> FrozenTask::see_forks(Tid tid, bool see) const {
+  std::uint64_t options = options_for(is_filtered(RELIVE_TRY(read_proc(pid_, "status"))));
+  if (see) options |= PTRACE_O_TRACEFORK | PTRACE_O_TRACEVFORK;
+  if (blank_) options |= PTRACE_O_EXITKILL;
+  if (trace(PTRACE_SETOPTIONS, tid, nullptr, reinterpret_cast<void*>(options)) != 0)
+    return fail_errno("PTRACE_SETOPTIONS", name_of(tid));
+  return {};
 }
 
 FrozenTask::FrozenTask(FrozenTask&& other) noexcept
@@ -367,9 +435,13 @@ FrozenTask::FrozenTask(FrozenTask&& other) noexcept
       threads_(std::move(other.threads_)),
       frozen_since_ns_(other.frozen_since_ns_),
       whole_(other.whole_),
+      blank_(other.blank_),
       frozen_(std::exchange(other.frozen_, false)) {}
 
-FrozenTask::~FrozenTask() { resume(); }
+FrozenTask::~FrozenTask() {
+  if (blank_) end();
+  resume();
+}
 
 void FrozenTask::resume() {
   if (!std::exchange(frozen_, false)) return;

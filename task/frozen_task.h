@@ -67,6 +67,16 @@ class FrozenTask {
   // Waits until `tid`, which was told to end, is gone, and drops it from threads().
   Result<void> wait_gone(model::Tid tid);
 
+  // A task that this one has just forked, with the options of forks_seen() in force: stopped before its first
+  // instruction. It runs nothing, and dies with us (PTRACE_O_EXITKILL) until let_live().
+  static Result<FrozenTask> born(model::Pid pid);
+  [[nodiscard]] bool blank() const { return blank_; }
+  Result<void> let_live();
+  // Kills the task and waits until nothing of it is left but what its parent has to reap.
+  void end();
+  // Are the forks of `thread` to be reported, and the children to be ours?
+  Result<void> see_forks(model::Tid tid, bool see) const;
+
   // Detaches every thread. A task in group stop stays stopped.
   void resume();
   [[nodiscard]] bool frozen() const { return frozen_; }
@@ -82,6 +92,7 @@ class FrozenTask {
   std::vector<FrozenThread> threads_;
   std::uint64_t frozen_since_ns_ = 0;
   bool whole_ = false;  // every thread is known
+  bool blank_ = false;
   bool frozen_ = false;
 };
 

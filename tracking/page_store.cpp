@@ -189,18 +189,40 @@ Result<PageStore> PageStore::create(parasite::Visit& visit) {
   RELIVE_TRY(visit.syscall("close the page store", SYS_close, {static_cast<std::uint64_t>(fd)}));
   if (!filled) return std::unexpected(filled.error());
   visit.session().add_own_range(store.window());
-  parasite::Program marks;
-  marks.syscall("keep the page store out of children", SYS_madvise,
-                {spare.value, kFirstPages * kPageSize, MADV_DONTFORK});
-  marks.syscall("keep the page store out of core dumps", SYS_madvise,
-                {spare.value, kFirstPages * kPageSize, MADV_DONTDUMP}, parasite::Program::OnError::go_on);
-  const auto marked = visit.run(marks);
-  if (!marked) {
-    RELIVE_TRY(store.leave(visit));
-    return std::unexpected(marked.error());
-  }
+  RELIVE_TRY(store.mark(visit));
   return store;
 }
+
+Result<void> PageStore::mark(parasite::Visit& visit) {
+  parasite::Program marks;
+  marks.syscall("keep the page store out of children", SYS_madvise,
+                {state_->there.value, state_->bytes(), MADV_DONTFORK});
+  marks.syscall("keep the page store out of core dumps", SYS_madvise,
+                {state_->there.value, state_->bytes(), MADV_DONTDUMP}, parasite::Program::OnError::go_on);
+  const auto marked = visit.run(marks);
+  if (marked) return {};
+  RELIVE_TRY(leave(visit));
+  return marked;
+}
+
+Result<void> PageStore::enter(parasite::Visit& visit) {
+  const std::uint64_t bytes = state_->bytes();
+  const model::TaskAddress spare = RELIVE_TRY(visit.spare_range(bytes));
+  const model::RemoteFd number = RELIVE_TRY(visit.spare_descriptor());
+  const auto fd = static_cast<std::uint64_t>(number.value);
+  RELIVE_TRY(visit.record_undo("close the page store", SYS_close, {fd}));
+  RELIVE_TRY(visit.give(state_->memfd.get(), number));
+  const auto mapped = visit.syscall("mmap the page store", SYS_mmap,
+                                    {spare.value, bytes, PROT_READ, MAP_SHARED | MAP_FIXED_NOREPLACE, fd, 0});
+  RELIVE_TRY(visit.syscall("close the page store", SYS_close, {fd}));
+  visit.note_closed(number);
+  if (!mapped) return std::unexpected(mapped.error());
+  state_->there = spare;
+  visit.session().add_own_range(window());
+  return mark(visit);
+}
+
+void PageStore::task_ended() { state_->there = {}; }
 
 Result<void> PageStore::grow(parasite::Visit& visit, std::uint64_t slots) {
   State& state = *state_;
@@ -292,6 +314,7 @@ std::uint64_t PageStore::pages_used() const { return state_->slots.used(); }
 AddressRange PageStore::window() const { return {state_->there.value, state_->there.value + state_->bytes()}; }
 
 Result<void> PageStore::leave(parasite::Visit& visit) {
+  if (state_->there.value == 0) return {};
   RELIVE_TRY(visit.syscall("munmap the page store", SYS_munmap, {state_->there.value, state_->bytes()}));
   visit.session().remove_own_range(window());
   return {};

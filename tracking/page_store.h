@@ -45,12 +45,19 @@ class PageStore {
   [[nodiscard]] std::uint64_t pages_used() const;
   [[nodiscard]] AddressRange window() const;
 
+  // Maps the window into another task: one that takes the place of the task that had it. REQUIRES: task_ended(). After
+  // a failure nothing is left in the task.
+  Result<void> enter(parasite::Visit& visit);
+  // The task that had the window is gone: nothing is mapped anywhere but here.
+  void task_ended();
+
   // Unmaps the window from the task (relive drop).
   Result<void> leave(parasite::Visit& visit);
 
  private:
   struct State;
   explicit PageStore(std::unique_ptr<State> state);
+  Result<void> mark(parasite::Visit& visit);
   Result<void> grow(parasite::Visit& visit, std::uint64_t slots);
   std::unique_ptr<State> state_;
 };

@@ -2,6 +2,7 @@
 // of floating point registers. It knows nothing but wire.h.
 #include "parasite/wire.h"
 
+using relive::wire::Agreement;
 using relive::wire::CompareRun;
 using relive::wire::Control;
 using relive::wire::CopyRun;
@@ -175,11 +176,46 @@ Phase phase_of(Control* control) {
   return static_cast<Phase>(__atomic_load_n(reinterpret_cast<unsigned*>(&control->phase), __ATOMIC_ACQUIRE));
 }
 
+Agreement* agreement_of(Control* control) { return reinterpret_cast<Agreement*>(control->agreement); }
+
+// The keeper has died between making a task ready and deciding for all of them, or right behind that: what it decided
+// stands in the agreement, and no more changes.
+void settle(Control* control) {
+  auto* phase = reinterpret_cast<unsigned*>(&control->phase);
+  auto agreed = static_cast<unsigned>(Phase::agreed);
+  if (__atomic_load_n(phase, __ATOMIC_ACQUIRE) != agreed) return;
+  const bool decided = __atomic_load_n(&agreement_of(control)->decided, __ATOMIC_ACQUIRE) != 0;
+  __atomic_compare_exchange_n(phase, &agreed, static_cast<unsigned>(decided ? Phase::commit : Phase::prepare), false,
+                              __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
+}
+
 // The kernel has broken the commit off: the task is stopped, and this thread never runs on.
 [[noreturn]] void stay(Control* control) {
+  if (Agreement* agreement = agreement_of(control); agreement != nullptr) {
+    __atomic_store_n(&agreement->broken, 1, __ATOMIC_RELEASE);
+    call(kFutex, reinterpret_cast<unsigned long>(&agreement->remaining), 1 /* FUTEX_WAKE */, 0x7fffffff, 0, 0, 0);
+  }
   __atomic_store_n(reinterpret_cast<unsigned*>(&control->phase), static_cast<unsigned>(Phase::broken),
                    __ATOMIC_RELEASE);
   for (;;) call(kKill, static_cast<unsigned long>(call(kGetPid, 0, 0, 0, 0, 0, 0)), kStop, 0, 0, 0, 0);
+}
+
+// This task's commit program is done; nobody runs on before all the others' are. false: one could not.
+bool wait_for_the_others(Control* control) {
+  Agreement* agreement = agreement_of(control);
+  if (agreement == nullptr) return true;
+  unsigned* remaining = &agreement->remaining;
+  unsigned seen = __atomic_load_n(remaining, __ATOMIC_ACQUIRE);
+  while (seen != 0 &&
+         !__atomic_compare_exchange_n(remaining, &seen, seen - 1, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) {
+  }
+  call(kFutex, reinterpret_cast<unsigned long>(remaining), 1 /* FUTEX_WAKE */, 0x7fffffff, 0, 0, 0);
+  for (;;) {
+    if (__atomic_load_n(&agreement->broken, __ATOMIC_ACQUIRE) != 0) return false;
+    seen = __atomic_load_n(remaining, __ATOMIC_ACQUIRE);
+    if (seen == 0) return true;
+    call(kFutex, reinterpret_cast<unsigned long>(remaining), 0 /* FUTEX_WAIT */, seen, 0, 0, 0);
+  }
 }
 
 void wait_for_surplus(Control* control) {
@@ -205,6 +241,7 @@ extern "C" void payload_run(Program* program) {
 // Brings this thread to where the phase says. Reached by a thread that the keeper let go, or that it left behind by
 // dying.
 extern "C" void payload_leave(Control* control, ThreadBlock* block) {
+  settle(control);
   if (phase_of(control) == Phase::prepare) {
     if (block->driver != 0) {
       undo(control->undo);
@@ -221,6 +258,7 @@ extern "C" void payload_leave(Control* control, ThreadBlock* block) {
     if (phase_of(control) == Phase::commit) {
       wait_for_surplus(control);
       payload_run(&control->commit);
+      if (control->commit.failed < 0 && !wait_for_the_others(control)) stay(control);
     }
     give_trap_action_back(control);
     if (control->commit.failed >= 0 || phase_of(control) == Phase::broken) stay(control);

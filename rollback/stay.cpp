@@ -1,0 +1,117 @@
+#include "rollback/stay.h"
+
+#include <utility>
+
+#include "base/fault.h"
+#include "task/procfs.h"
+
+namespace relive::rollback {
+
+Result<std::unique_ptr<Stay>> Stay::freeze(model::Pid root, std::span<const model::Pid> also, Members& members) {
+  std::unique_ptr<Stay> stay(new Stay(RELIVE_TRY(task::FrozenTree::freeze(root, also))));
+  for (task::FrozenTask& task : stay->tree_.tasks()) {
+    Member& member = members[task.pid()];
+    member.pid = task.pid();
+    if (member.start_time != task.start_time()) member.forget_task();  // the id of one that has ended
+    member.start_time = task.start_time();
+    Present& present = stay->present_[task.pid()];
+    present.task = &task;
+    present.member = &member;
+    present.maps_text = RELIVE_TRY(task::read_proc(task.pid(), "maps"));
+    if (member.session && !member.session->present_in(present.maps_text)) {
+      present.exec_since = true;
+      if (task.pid() != root) member.forget_task();
+      member.start_time = task.start_time();
+    }
+  }
+  return stay;
+}
+
+Result<void> Stay::visit_all(std::optional<parasite::TreeAgreement>& agreement) {
+  for (auto& [pid, present] : present_) {
+    Member& member = *present.member;
+    RELIVE_TRY(fault_point("infect"));
+    if (!member.session) member.session.emplace(RELIVE_TRY(parasite::Session::infect(*present.task)));
+    present.visit.emplace(RELIVE_TRY(parasite::Visit::begin(*present.task, *member.session)));
+  }
+  if (present_.size() > 1 && !agreement) agreement.emplace(RELIVE_TRY(parasite::TreeAgreement::create()));
+  if (!agreement) return {};
+  for (auto& [pid, present] : present_) RELIVE_TRY(agreement->join(*present.visit));
+  return {};
+}
+
+parasite::Visit* Stay::visit(model::Pid pid) {
+  if (const auto blank = blanks_.find(diff::task_actor(pid)); blank != blanks_.end())
+    return blank->second.visit ? &*blank->second.visit : nullptr;
+  const auto known = present_.find(pid);
+  return known == present_.end() || !known->second.visit ? nullptr : &*known->second.visit;
+}
+
+task::FrozenTask* Stay::task(model::Pid pid) {
+  if (const auto blank = blanks_.find(diff::task_actor(pid)); blank != blanks_.end()) return &blank->second.task;
+  const auto known = present_.find(pid);
+  return known == present_.end() ? nullptr : known->second.task;
+}
+
+Result<void> Stay::depart() {
+  Result<void> outcome;
+  for (auto& [actor, blank] : blanks_) {
+    if (!blank.visit) continue;
+    RELIVE_TRY(blank.task.let_live());
+    if (auto gone = blank.visit->depart(); !gone) outcome = gone;
+  }
+  for (auto& [pid, present] : present_) {
+    if (!present.visit || !present.task->frozen()) continue;
+    if (auto gone = present.visit->depart(); !gone) outcome = gone;
+  }
+  return outcome;
+}
+
+void Stay::end_visits() {
+  for (auto& [pid, present] : present_) present.visit.reset();
+}
+
+void Stay::resume() { tree_.resume(); }
+
+Result<void> Stay::leave_all() {
+  for (auto& [pid, present] : present_) {
+    Member& member = *present.member;
+    if (!member.session) continue;
+    if (!present.exec_since) {
+      present.visit.emplace(RELIVE_TRY(parasite::Visit::begin(*present.task, *member.session)));
+      RELIVE_TRY(cure(member, *present.visit));
+      present.visit.reset();
+    }
+    RELIVE_TRY(member.session->leave(*present.task));
+    member.session.reset();
+  }
+  return {};
+}
+
+Stay::~Stay() {
+  for (auto& [actor, blank] : blanks_) {
+    if (blank.member != nullptr && blank.task.frozen()) blank.member->forget_task();  // it is going to end
+  }
+  blanks_.clear();
+  for (auto& [pid, present] : present_) {
+    Member& member = *present.member;
+    present.visit.reset();
+    if (member.snapshots != 0 || !member.session || !present.task->frozen() || present.exec_since) continue;
+    if (auto visit = parasite::Visit::begin(*present.task, *member.session)) [[maybe_unused]]
+      const auto cured = cure(member, *visit);
+    [[maybe_unused]] const auto left = member.session->leave(*present.task);
+    member.session.reset();
+  }
+}
+
+Result<void> cure(Member& member, parasite::Visit& visit) {
+  member.tracker.reset();
+  if (member.store) {
+    RELIVE_TRY(member.store->leave(visit));
+    member.store.reset();
+  }
+  member.current = {};
+  return {};
+}
+
+}  // namespace relive::rollback

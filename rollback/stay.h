@@ -1,0 +1,75 @@
+// One freeze of a tree: every task stands, has the parasite, and is being visited.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "diff/tree_step.h"
+#include "parasite/agreement.h"
+#include "parasite/session.h"
+#include "rollback/member.h"
+#include "task/frozen_tree.h"
+
+namespace relive::rollback {
+
+// The tasks that relive has ever had a hand in, by pid.
+using Members = std::map<model::Pid, Member>;
+
+class Stay {
+ public:
+  struct Present {
+    task::FrozenTask* task = nullptr;
+    Member* member = nullptr;
+    std::string maps_text;
+    bool exec_since = false;  // it had the parasite, and executes another program now
+    std::optional<parasite::Visit> visit;
+  };
+  // A task that relive has forked in this stay: it ends with the stay unless keep() was called.
+  struct Blank {
+    task::FrozenTask task;
+    Member* member = nullptr;
+    std::optional<parasite::Visit> visit;
+  };
+
+  // `also`: pids that belong to the tree whoever their parent is now. Errors as FrozenTree::freeze.
+  static Result<std::unique_ptr<Stay>> freeze(model::Pid root, std::span<const model::Pid> also, Members& members);
+  // Takes the parasite out of tasks that are part of no snapshot, and lets all go.
+  ~Stay();
+
+  // Infects who has no parasite yet, and begins a visit in each task. With several tasks they share `agreement`, which
+  // is made where there is none. After a failure destroy the stay.
+  Result<void> visit_all(std::optional<parasite::TreeAgreement>& agreement);
+
+  [[nodiscard]] task::FrozenTree& tree() { return tree_; }
+  [[nodiscard]] std::map<model::Pid, Present>& present() { return present_; }
+  // Of a living task or of a blank one; null if there is none.
+  [[nodiscard]] parasite::Visit* visit(model::Pid pid);
+  [[nodiscard]] task::FrozenTask* task(model::Pid pid);
+  [[nodiscard]] std::map<diff::Actor, Blank>& blanks() { return blanks_; }
+
+  // Behind a commit: lets all tasks, blank ones too, go to their goals.
+  Result<void> depart();
+  // Gives every task its registers back: nothing is undone that was not to be.
+  void end_visits();
+  void resume();
+  // Takes all of relive's out of all tasks.
+  Result<void> leave_all();
+  [[nodiscard]] std::uint64_t frozen_since_ns() const { return tree_.frozen_since_ns(); }
+
+ private:
+  explicit Stay(task::FrozenTree tree) : tree_(std::move(tree)) {}
+  // In this order: blanks end before those who forked them wait for them, visits before their tasks run.
+  task::FrozenTree tree_;
+  std::map<model::Pid, Present> present_;
+  std::map<diff::Actor, Blank> blanks_;
+};
+
+// Takes all of relive's out of a visited task but the parasite itself, which Session::leave unmaps last.
+Result<void> cure(Member& member, parasite::Visit& visit);
+
+}  // namespace relive::rollback
