@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <charconv>
 #include <utility>
 
@@ -134,6 +135,11 @@ const model::Task* Engine::find(std::string_view name) const {
   return snapshot == nullptr ? nullptr : &snapshot->task;
 }
 
+const model::DescriptorTable* Engine::find_descriptors(std::string_view name) const {
+  const Snapshot* snapshot = state_->find(name);
+  return snapshot == nullptr ? nullptr : &snapshot->descriptors;
+}
+
 // The contents of memory: all that is populated the first time, later only what may have changed since.
 Result<void> Engine::State::take_contents(parasite::Visit& visit, Snapshot& snapshot, SnapshotReport& report) {
   const model::Memory& memory = snapshot.task.memory;
@@ -179,14 +185,15 @@ Result<SnapshotReport> Engine::snapshot(const SnapshotOptions& options) {
     if (fresh) state.session.emplace(RELIVE_TRY(parasite::Session::infect(task)));
     auto outcome = [&]() -> Result<void> {
       auto visit = RELIVE_TRY(parasite::Visit::begin(task, *state.session));
-      snapshot->task = RELIVE_TRY(read_task(visit, nullptr, nullptr, nullptr, {}, capture::Depth::full, stopwatch));
+      snapshot->task = RELIVE_TRY(read_task(visit, nullptr, {}, capture::Depth::full, stopwatch));
+      snapshot->descriptors = RELIVE_TRY(read_descriptors(visit, nullptr, nullptr, stopwatch));
       RELIVE_TRY(refuse_children(snapshot->task));
-      std::vector<std::string> unhandled = capture::unhandled(snapshot->task.descriptors);
+      std::vector<std::string> unhandled = capture::unhandled(snapshot->descriptors);
       for (const diff::Refusal& refusal : diff::unhandled_memory(snapshot->task.memory))
         unhandled.push_back(fmt::format("{}: {}", refusal.object, refusal.reason));
       if (!unhandled.empty()) return fail(ErrorKind::refused, join(unhandled), "nothing was changed");
       RELIVE_TRY(fault_point("snapshot: hold"));
-      RELIVE_TRY(capture::hold_descriptors(visit, snapshot->task.descriptors, snapshot->holds));
+      RELIVE_TRY(capture::hold_descriptors(std::array{&visit}, snapshot->descriptors, snapshot->files));
       RELIVE_TRY(capture::hold_directories(visit, snapshot->holds));
       RELIVE_TRY(capture::hold_mapped_files(visit, snapshot->task.memory, snapshot->holds));
       if (!state.store) state.store.emplace(RELIVE_TRY(tracking::PageStore::create(visit)));
@@ -220,7 +227,7 @@ Result<SnapshotReport> Engine::snapshot(const SnapshotOptions& options) {
   info.threads = snapshot->task.threads.size();
   info.mappings = snapshot->task.memory.mappings.size();
   info.pages = snapshot->pages.pages();
-  info.descriptors = snapshot->task.descriptors.descriptors.size();
+  info.descriptors = snapshot->descriptors.descriptors.size();
   info.tracker = tracking::tracker_name(state.tracker->kind());
   info.command = snapshot->task.threads.front().name;
   report.info = info;
@@ -240,11 +247,13 @@ Result<void> Engine::State::way_back(const Snapshot& wanted, const RollbackOptio
   auto outcome = [&]() -> Result<void> {
     auto visit = RELIVE_TRY(parasite::Visit::begin(task, *session));
     stopwatch.lap("visit");
-    const model::Task living = RELIVE_TRY(
-        read_task(visit, &wanted.task, &wanted.holds, &last_memory, maps_text, capture::Depth::outside, stopwatch));
+    const model::Task living =
+        RELIVE_TRY(read_task(visit, &last_memory, maps_text, capture::Depth::outside, stopwatch));
+    const model::DescriptorTable descriptors =
+        RELIVE_TRY(read_descriptors(visit, &wanted.descriptors, &wanted.files, stopwatch));
     const tracking::Ranges changed = RELIVE_TRY(tracker->changed(visit, living.memory, current, *store));
     stopwatch.lap("scan");
-    const Plan plan = make_plan(wanted, living, changed, current);
+    const Plan plan = make_plan(wanted, living, descriptors, changed, current);
     stopwatch.lap("plan");
     report.threads = plan.threads.changed;
     report.pages = plan.pages.pages();
@@ -255,7 +264,7 @@ Result<void> Engine::State::way_back(const Snapshot& wanted, const RollbackOptio
     if (options.dry_run) report.plan = plan.texts();
     if (options.dry_run || !report.refusals.empty()) return {};
 
-    auto carried = carry_out(visit, plan, wanted, living, *store, report.notes, stopwatch);
+    auto carried = carry_out(visit, plan, wanted, living, descriptors, *store, report.notes, stopwatch);
     if (visit.committed() && !visit.broken()) {
       // Re-armed while every thread still stands: what the copying dirtied is clean by definition.
       const tracking::Ranges touched = tracking::unite(changed, plan.memory.made);
@@ -316,11 +325,12 @@ Result<DiffReport> Engine::diff(std::string_view name) {
   std::vector<std::uint64_t> words;
   {
     auto visit = RELIVE_TRY(parasite::Visit::begin(task, *state.session));
-    living = RELIVE_TRY(
-        read_task(visit, &wanted.task, &wanted.holds, &state.last_memory, maps_text, capture::Depth::full, stopwatch));
+    living = RELIVE_TRY(read_task(visit, &state.last_memory, maps_text, capture::Depth::full, stopwatch));
+    const model::DescriptorTable descriptors =
+        RELIVE_TRY(read_descriptors(visit, &wanted.descriptors, &wanted.files, stopwatch));
     const tracking::Ranges changed =
         RELIVE_TRY(state.tracker->changed(visit, living.memory, state.current, *state.store));
-    plan = make_plan(wanted, living, changed, state.current);
+    plan = make_plan(wanted, living, descriptors, changed, state.current);
     words = changed_words(visit, plan.pages, *state.store, living.memory);
   }
   task.resume();

@@ -13,6 +13,7 @@
 #include "apply/outcome.h"
 #include "base/result.h"
 #include "diff/difference.h"
+#include "model/descriptor.h"
 #include "model/task.h"
 #include "rollback/stopwatch.h"
 #include "tracking/tracker.h"
@@ -88,6 +89,7 @@ class Engine {
   Result<DiffReport> diff(std::string_view name);
   [[nodiscard]] std::vector<SnapshotInfo> list() const;
   [[nodiscard]] const model::Task* find(std::string_view name) const;
+  [[nodiscard]] const model::DescriptorTable* find_descriptors(std::string_view name) const;
   // Forgets a snapshot. With the last one the parasite, tracker and store leave the task (clean cure).
   Result<void> drop(std::string_view name);
   Result<void> drop_all();

@@ -61,9 +61,11 @@ struct Serve {
   Result<Answer> operator()(const ShowOptions& options) const {
     RELIVE_TRY(require(engine, options.name));
     const model::Task* task = engine.find(options.name);
-    if (task == nullptr) return fail(ErrorKind::system, "snapshot '" + options.name + "' has no model");
+    const model::DescriptorTable* descriptors = engine.find_descriptors(options.name);
+    if (task == nullptr || descriptors == nullptr)
+      return fail(ErrorKind::system, "snapshot '" + options.name + "' has no model");
     for (const auto& info : engine.list())
-      if (info.name == options.name) return show(info, *task);
+      if (info.name == options.name) return show(info, *task, *descriptors);
     return fail(ErrorKind::not_found, "snapshot '" + options.name + "' is gone");
   }
   Result<Answer> operator()(const DropOptions& options) const {

@@ -10,9 +10,8 @@
 
 namespace relive::rollback {
 
-Result<model::Task> read_task(parasite::Visit& visit, const model::Task* snapshot, const capture::Holds* holds,
-                              const KnownMemory* known, std::string_view maps_text, capture::Depth depth,
-                              Stopwatch& stopwatch) {
+Result<model::Task> read_task(parasite::Visit& visit, const KnownMemory* known, std::string_view maps_text,
+                              capture::Depth depth, Stopwatch& stopwatch) {
   model::Task task;
   task.pid = visit.task().pid();
   task.start_time = visit.task().start_time();
@@ -24,11 +23,15 @@ Result<model::Task> read_task(parasite::Visit& visit, const model::Task* snapsho
                                  : capture::read_memory_again(visit, known->memory, known->maps_text, maps_text);
   task.memory = RELIVE_TRY(with_context(std::move(memory), "reading mappings"));
   stopwatch.lap("capture memory");
-  task.descriptors = RELIVE_TRY(
-      with_context(capture::read_descriptors(visit, snapshot != nullptr ? &snapshot->descriptors : nullptr, holds),
-                   "reading descriptors"));
-  stopwatch.lap("capture descriptors");
   return task;
+}
+
+Result<model::DescriptorTable> read_descriptors(parasite::Visit& visit, const model::DescriptorTable* snapshot,
+                                                const capture::FileHolds* holds, Stopwatch& stopwatch) {
+  parasite::Visit* const tables[] = {&visit};
+  auto table = with_context(capture::read_descriptors(tables, snapshot, holds), "reading descriptors");
+  stopwatch.lap("capture descriptors");
+  return table;
 }
 
 Result<void> refuse_children(const model::Task& task) {

@@ -9,6 +9,7 @@
 #include "base/result.h"
 #include "capture/holds.h"
 #include "capture/threads.h"
+#include "model/descriptor.h"
 #include "model/task.h"
 #include "parasite/session.h"
 #include "rollback/stopwatch.h"
@@ -22,12 +23,15 @@ struct KnownMemory {
   std::string maps_text;
 };
 
-// Reads the visited task. With a snapshot's task and holds, descriptors say which of the snapshot's files still live.
+// Reads the visited task, but for its descriptors.
 // `maps_text`: /proc/PID/maps as it is now; used where `known` is given.
 // ErrorKind::refused, by name, for what no family can describe.
-Result<model::Task> read_task(parasite::Visit& visit, const model::Task* snapshot, const capture::Holds* holds,
-                              const KnownMemory* known, std::string_view maps_text, capture::Depth depth,
-                              Stopwatch& stopwatch);
+Result<model::Task> read_task(parasite::Visit& visit, const KnownMemory* known, std::string_view maps_text,
+                              capture::Depth depth, Stopwatch& stopwatch);
+
+// Reads its descriptors. With a snapshot's and their holds they say which of the snapshot's files still live.
+Result<model::DescriptorTable> read_descriptors(parasite::Visit& visit, const model::DescriptorTable* snapshot,
+                                                const capture::FileHolds* holds, Stopwatch& stopwatch);
 
 // ErrorKind::refused, by name, for a task that has children at the snapshot: this release rolls back one process. Those
 // born since are diff's to refuse (diff/process.h).

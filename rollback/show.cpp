@@ -38,7 +38,7 @@ std::vector<ShownValue> process_values(const model::Process& process) {
 
 }  // namespace
 
-ShowReport show(const SnapshotInfo& info, const model::Task& task) {
+ShowReport show(const SnapshotInfo& info, const model::Task& task, const model::DescriptorTable& descriptors) {
   ShowReport report;
   report.info = info;
   for (const auto& thread : task.threads)
@@ -46,9 +46,9 @@ ShowReport show(const SnapshotInfo& info, const model::Task& task) {
                               thread.pending.size()});
   for (const auto& mapping : task.memory.mappings)
     report.mappings.push_back({mapping.range, access_text(mapping), mapping.offset, mapping.name});
-  for (const auto& descriptor : task.descriptors.descriptors) {
-    if (descriptor.open_file >= task.descriptors.open_files.size()) continue;
-    model::Words words = model::words_of(task.descriptors.open_files[descriptor.open_file].object);
+  for (const auto& descriptor : descriptors.descriptors) {
+    if (descriptor.open_file >= descriptors.open_files.size()) continue;
+    model::Words words = model::words_of(descriptors.open_files[descriptor.open_file].object);
     report.descriptors.push_back(
         {descriptor.fd.value, std::move(words.kind), std::move(words.detail), descriptor.close_on_exec});
   }

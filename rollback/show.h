@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "model/descriptor.h"
 #include "model/task.h"
 #include "rollback/engine.h"
 
@@ -46,6 +47,6 @@ struct ShowReport {
   std::vector<ShownValue> process;
 };
 
-ShowReport show(const SnapshotInfo& info, const model::Task& task);
+ShowReport show(const SnapshotInfo& info, const model::Task& task, const model::DescriptorTable& descriptors);
 
 }  // namespace relive::rollback

@@ -23,12 +23,10 @@ std::vector<model::Tid> ids_of(const std::vector<model::Thread>& threads) {
 }
 
 // What the spare addresses and numbers of this visit must leave free: all that the snapshot wants.
-void keep_clear(parasite::Visit& visit, const model::Task& wanted) {
+void keep_clear(parasite::Visit& visit, const Snapshot& wanted) {
   std::vector<AddressRange> ranges;
-  for (const model::Mapping& mapping : wanted.memory.mappings) ranges.push_back(mapping.range);
-  std::vector<model::RemoteFd> numbers;
-  for (const model::Descriptor& descriptor : wanted.descriptors.descriptors) numbers.push_back(descriptor.fd);
-  visit.keep_clear(ranges, numbers);
+  for (const model::Mapping& mapping : wanted.task.memory.mappings) ranges.push_back(mapping.range);
+  visit.keep_clear(ranges, apply::numbers_of(wanted.descriptors));
 }
 
 }  // namespace
@@ -55,7 +53,7 @@ std::vector<std::string> Plan::texts() const {
   std::vector<std::string> all;
   for (const model::Tid tid : threads.missing) all.push_back(fmt::format("make thread {}", tid.value));
   for (const auto& operation : memory.operations) all.push_back(diff::text(operation));
-  for (const auto& operation : descriptors.operations) all.push_back(diff::text(operation));
+  append(all, diff::texts(descriptors));
   for (const auto& operation : process.operations) all.push_back(diff::text(operation));
   if (pages.pages() != 0)
     all.push_back(
@@ -65,12 +63,12 @@ std::vector<std::string> Plan::texts() const {
   return all;
 }
 
-Plan make_plan(const Snapshot& wanted, const model::Task& living, const tracking::Ranges& changed,
-               const tracking::PageMap& current) {
+Plan make_plan(const Snapshot& wanted, const model::Task& living, const model::DescriptorTable& living_descriptors,
+               const tracking::Ranges& changed, const tracking::PageMap& current) {
   Plan plan;
   plan.threads = diff::plan_threads(wanted.task.threads, living.threads);
   plan.memory = diff::plan_memory(wanted.task.memory, living.memory);
-  plan.descriptors = diff::plan_descriptors(wanted.task.descriptors, living.descriptors);
+  plan.descriptors = diff::plan_descriptors(wanted.descriptors, living_descriptors);
   const std::vector<model::Tid> tids = ids_of(living.threads);
   plan.process = diff::plan_process(wanted.task.process, living.process, tids);
   plan.pages = tracking::plan_pages(wanted.pages, current, changed, plan.memory.kept, plan.memory.made);
@@ -78,21 +76,28 @@ Plan make_plan(const Snapshot& wanted, const model::Task& living, const tracking
 }
 
 Result<void> carry_out(parasite::Visit& visit, const Plan& plan, const Snapshot& wanted, const model::Task& living,
-                       const tracking::PageStore& store, std::vector<std::string>& notes, Stopwatch& stopwatch) {
-  keep_clear(visit, wanted.task);
+                       const model::DescriptorTable& living_descriptors, const tracking::PageStore& store,
+                       std::vector<std::string>& notes, Stopwatch& stopwatch) {
+  keep_clear(visit, wanted);
   parasite::Program commit;
   parasite::Program cleanup;
-  apply::Workshop workshop{.visit = visit, .holds = wanted.holds, .commit = commit, .cleanup = cleanup, .notes = notes};
+  apply::Workshop workshop{.visit = visit,
+                           .holds = wanted.holds,
+                           .files = wanted.files,
+                           .commit = commit,
+                           .cleanup = cleanup,
+                           .notes = notes};
+  apply::Workshop* const tables[] = {&workshop};
 
   // 1. prepare: all that can fail, beside the living state
   RELIVE_TRY(apply::raise_limits(workshop, plan.process));
   RELIVE_TRY(apply::prepare_threads(workshop, plan.threads, wanted.task.threads, living.threads));
-  RELIVE_TRY(apply::prepare_descriptors(workshop, plan.descriptors, wanted.task.descriptors, living.descriptors));
+  RELIVE_TRY(apply::prepare_descriptors(tables, plan.descriptors, wanted.descriptors, living_descriptors));
   const auto rseq = RELIVE_TRY(apply::RseqKeeper::save(workshop, wanted.task.threads, living.threads, plan.pages));
   RELIVE_TRY(apply::prepare_memory(workshop, plan.memory, plan.pages, store));
   rseq.restore(workshop);
   RELIVE_TRY(apply::prepare_process(workshop, plan.process, wanted.task.process));
-  RELIVE_TRY(apply::settle_locks(workshop, plan.descriptors));
+  RELIVE_TRY(apply::settle_locks(tables, plan.descriptors));
   auto goals = RELIVE_TRY(
       apply::thread_goals(visit, wanted.task.threads, living.threads, apply::takes_driver_signals(plan.process)));
   for (std::size_t i = 0; i < cleanup.size(); ++i) {

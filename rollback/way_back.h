@@ -31,12 +31,13 @@ struct Plan {
 };
 
 // `changed`: what the tracker says; `current`: which version of each page is in place.
-Plan make_plan(const Snapshot& wanted, const model::Task& living, const tracking::Ranges& changed,
-               const tracking::PageMap& current);
+Plan make_plan(const Snapshot& wanted, const model::Task& living, const model::DescriptorTable& living_descriptors,
+               const tracking::Ranges& changed, const tracking::PageMap& current);
 
 // Prepares and commits. On an error with visit.committed() == false the visit undoes everything when it ends; with
 // visit.broken() the task must never run again. On success every thread stands before its goal: call visit.depart().
 Result<void> carry_out(parasite::Visit& visit, const Plan& plan, const Snapshot& wanted, const model::Task& living,
-                       const tracking::PageStore& store, std::vector<std::string>& notes, Stopwatch& stopwatch);
+                       const model::DescriptorTable& living_descriptors, const tracking::PageStore& store,
+                       std::vector<std::string>& notes, Stopwatch& stopwatch);
 
 }  // namespace relive::rollback
