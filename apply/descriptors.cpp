@@ -12,6 +12,9 @@
 #include <cerrno>
 #include <csignal>
 #include <cstring>
+#include <memory>
+#include <optional>
+#include <utility>
 
 #include "apply/file_maker.h"
 #include "apply/locks.h"
@@ -21,6 +24,7 @@
 #include "apply/self_contained.h"
 #include "apply/sockets.h"
 #include "apply/terminals.h"
+#include "diff/numbers.h"
 
 namespace relive::apply {
 
@@ -32,65 +36,90 @@ using parasite::Program;
 
 class Executor {
  public:
-  Executor(Workshop& workshop, const model::DescriptorTable& wanted, const model::DescriptorTable& living)
-      : workshop_(workshop), wanted_(wanted), living_(living), maker_(workshop) {}
-
-  Result<void> prepare(const diff::DescriptorPlan& plan) {
-    const std::vector<RemoteFd> numbers = numbers_of(wanted_);
-    visit().keep_clear({}, numbers);
-    RELIVE_TRY(check_limit(plan));
-    for (const diff::LivingLocks& locks : plan.record) RELIVE_TRY(record_locks(maker_, locks.fd, locks.steps));
-    for (const diff::DescriptorOperation& operation : plan.operations) {
-      RELIVE_TRY(with_context(std::visit(*this, operation), diff::text(operation)));
+  Executor(std::span<Workshop* const> tables, const diff::DescriptorPlan& plan, const model::DescriptorTable& wanted,
+           const model::DescriptorTable& living)
+      : plan_(plan), wanted_(wanted), living_(living) {
+    for (std::size_t table = 0; table < tables.size(); ++table) {
+      makers_.push_back(
+          tables[table] == nullptr ? nullptr : std::make_unique<FileMaker>(*tables[table], static_cast<int>(table)));
     }
-    maker_.close_spares();
-    workshop_.notes.insert(workshop_.notes.end(), plan.notes.begin(), plan.notes.end());
+  }
+
+  Result<void> prepare() {
+    for (std::size_t table = 0; table < makers_.size(); ++table) {
+      if (makers_[table] == nullptr) continue;
+      at_ = static_cast<int>(table);
+      const std::vector<RemoteFd> numbers = numbers_of(wanted_, at_);
+      visit().keep_clear({}, numbers);
+      RELIVE_TRY(check_limit());
+    }
+    for (const diff::LivingLocks& locks : plan_.record)
+      if (FileMaker* const maker = maker_of(locks.fd.table)) RELIVE_TRY(record_locks(*maker, locks.fd, locks.steps));
+    for (const diff::DescriptorOperation& operation : plan_.operations) {
+      at_ = diff::table_of(operation, plan_);
+      if (maker_of(at_) == nullptr)
+        return fail(ErrorKind::system, fmt::format("{}: nobody has descriptor table {}", diff::text(operation), at_));
+      RELIVE_TRY(with_context(carry_out_known(operation), diff::text(operation, plan_)));
+    }
+    for (const auto& maker : makers_)
+      if (maker != nullptr) maker->close_spares();
+    at_ = 0;
+    while (maker_of(at_) == nullptr && static_cast<std::size_t>(at_) < makers_.size()) ++at_;
+    if (FileMaker* const maker = maker_of(at_)) {
+      auto& notes = maker->workshop().notes;
+      notes.insert(notes.end(), plan_.notes.begin(), plan_.notes.end());
+    }
     return {};
   }
 
   // ---------------------------------------------------------------- beside the living table
   Result<void> operator()(const diff::TakeHeld& op) {
-    const auto held = workshop_.holds.open_files.find(op.file);
-    if (held == workshop_.holds.open_files.end()) {
+    const auto held = workshop().files.open_files.find(op.file);
+    if (held == workshop().files.open_files.end()) {
       return fail(ErrorKind::refused, fmt::format("{} is not held", model::describe(file(op.file))));
     }
-    return maker_.give(op.file, held->second.get());
+    return maker().give(op.file, held->second.get());
   }
 
   Result<void> operator()(const diff::OpenAnew& op) {
-    const auto reference = workshop_.holds.references.find(op.file);
-    if (reference == workshop_.holds.references.end())
+    const auto reference = workshop().files.references.find(op.file);
+    if (reference == workshop().files.references.end())
       return fail(ErrorKind::refused, fmt::format("nothing leads to {} any more", model::describe(file(op.file))));
-    return open_anew(maker_, op.file, file(op.file), reference->second.get());
+    return open_anew(maker(), op.file, file(op.file), reference->second.get());
   }
 
   Result<void> operator()(const diff::PutContents& op) {
-    const auto copy = workshop_.holds.contents.find(op.file);
-    const int contents = copy == workshop_.holds.contents.end() ? -1 : copy->second.get();
-    const UniqueFd ours = RELIVE_TRY(visit().task().borrow(op.from ? *op.from : maker_.spare(op.file)));
-    return put_contents(workshop_, ours.get(), *std::get<model::RegularFile>(file(op.file).object).memory, contents);
+    const auto copy = workshop().files.contents.find(op.file);
+    const int contents = copy == workshop().files.contents.end() ? -1 : copy->second.get();
+    const UniqueFd ours = RELIVE_TRY(borrow(op.file, op.from));
+    return put_contents(workshop(), ours.get(), *std::get<model::RegularFile>(file(op.file).object).memory, contents);
   }
 
   Result<void> operator()(const diff::TakeLocks& op) {
-    return take_locks(maker_, op.from ? *op.from : maker_.spare(op.file), file(op.file), op.steps, op.back);
+    return take_locks(maker(), op.from ? *op.from : maker().spare(op.file), file(op.file), op.steps, op.back);
   }
   Result<void> operator()(const diff::CloseSpare& op) {
-    FileMaker::close_in(workshop_.commit, maker_.spare(op.file));
-    maker_.forget(op.file);
+    FileMaker::close_in(workshop().commit, maker().spare(op.file));
+    maker().forget(op.file);
     return {};
   }
   Result<void> operator()(const diff::SetLocks& op) {
     if (op.exposed) RELIVE_TRY(refuse_waiters(file(op.file)));
-    return set_locks(maker_, workshop_.commit, op.fd, op.steps,
+    return set_locks(maker(), workshop().commit, op.fd, op.steps,
                      op.go_on ? Program::OnError::go_on : Program::OnError::stop);
   }
 
-  Result<void> operator()(const diff::TakeLiving& op) { return maker_.duplicate(op.file, op.from); }
+  Result<void> operator()(const diff::TakeLiving& op) { return maker().duplicate(op.file, op.from); }
+
+  Result<void> operator()(const diff::Import& op) {
+    const UniqueFd ours = RELIVE_TRY(borrow(op.file, op.from));
+    return maker().give(op.file, ours.get());
+  }
 
   Result<void> operator()(const diff::MakePipe& op) {
     const OpenFile& some = file(op.read_end ? *op.read_end : op.write_end.value());
     const auto capacity = std::get<model::PipeEnd>(some.object).capacity;
-    const auto [read_end, write_end] = RELIVE_TRY(maker_.make_two(
+    const auto [read_end, write_end] = RELIVE_TRY(maker().make_two(
         "pipe", SYS_pipe2, [](std::uint64_t there) { return std::array<std::uint64_t, 4>{there, O_CLOEXEC, 0, 0}; }));
     {
       const UniqueFd writer = RELIVE_TRY(visit().task().borrow(write_end));
@@ -107,84 +136,85 @@ class Executor {
   Result<void> operator()(const diff::MakeSelfContained& op) {
     return std::visit(
         [&]<class T>(const T& object) -> Result<void> {
-          if constexpr (model::SelfContained<T>) return make(maker_, op.file, object);
+          if constexpr (model::SelfContained<T>) return make(maker(), op.file, object);
           return fail(ErrorKind::system, "not self-contained");
         },
         file(op.file).object);
   }
 
   Result<void> operator()(const diff::OpenTerminal& op) {
-    return open_terminal(maker_, op.file, file(op.file), living_);
+    return open_terminal(maker(), op.file, file(op.file), living_);
   }
 
   Result<void> operator()(const diff::MakeEpollSet& op) {
-    return maker_.make_one(op.file, "epoll set", SYS_epoll_create1, {EPOLL_CLOEXEC, 0, 0});
+    return maker().make_one(op.file, "epoll set", SYS_epoll_create1, {EPOLL_CLOEXEC, 0, 0});
   }
 
-  Result<void> operator()(const diff::MakeSocket& op) { return carry_out(maker_, wanted_, op); }
-  Result<void> operator()(const diff::MakeSocketPair& op) { return carry_out(maker_, wanted_, op); }
-  Result<void> operator()(const diff::MakeConnection& op) { return carry_out(maker_, wanted_, op); }
-  Result<void> operator()(const diff::RefillConnection& op) { return carry_out(maker_, wanted_, op); }
-  Result<void> operator()(const diff::MakeHungUp& op) { return carry_out(maker_, wanted_, op); }
-  Result<void> operator()(const diff::ConnectSocket& op) { return carry_out(maker_, wanted_, op); }
-  Result<void> operator()(const diff::FillSocket& op) { return carry_out(maker_, wanted_, op); }
-  Result<void> operator()(const diff::SetOption& op) { return carry_out(maker_, op); }
+  Result<void> operator()(const diff::MakeSocket& op) { return carry_out(maker(), wanted_, op); }
+  Result<void> operator()(const diff::MakeSocketPair& op) { return carry_out(maker(), wanted_, op); }
+  Result<void> operator()(const diff::MakeConnection& op) { return carry_out(maker(), wanted_, op); }
+  Result<void> operator()(const diff::RefillConnection& op) { return carry_out(maker(), wanted_, op); }
+  Result<void> operator()(const diff::MakeHungUp& op) { return carry_out(maker(), wanted_, op); }
+  Result<void> operator()(const diff::ConnectSocket& op) { return carry_out(maker(), wanted_, op); }
+  Result<void> operator()(const diff::FillSocket& op) { return carry_out(maker(), wanted_, op); }
+  Result<void> operator()(const diff::SetOption& op) { return carry_out(maker(), op); }
 
   // ---------------------------------------------------------------- the commit program
   Result<void> operator()(const diff::Unwatch& op) {
-    maker_.commit(fmt::format("epoll_ctl {} DEL {}", op.epoll.value, op.fd.value), SYS_epoll_ctl,
-                  {FileMaker::number(op.epoll), EPOLL_CTL_DEL, FileMaker::number(op.fd), 0});
+    maker().commit(fmt::format("epoll_ctl {} DEL {}", op.epoll.value, op.fd.value), SYS_epoll_ctl,
+                   {FileMaker::number(op.epoll), EPOLL_CTL_DEL, FileMaker::number(op.fd), 0});
     return {};
   }
 
   Result<void> operator()(const diff::CloseDescriptor& op) {
-    FileMaker::close_in(workshop_.commit, op.fd);
+    FileMaker::close_in(workshop().commit, op.fd);
     return {};
   }
 
   Result<void> operator()(const diff::Place& op) {
-    const RemoteFd from = op.from ? *op.from : maker_.spare(op.file);
-    maker_.commit(fmt::format("dup3 {} -> {}", from.value, op.to.value), SYS_dup3,
-                  {FileMaker::number(from), FileMaker::number(op.to), op.close_on_exec ? std::uint64_t{O_CLOEXEC} : 0});
+    const RemoteFd from = op.from ? *op.from : maker().spare(op.file);
+    maker().commit(
+        fmt::format("dup3 {} -> {}", from.value, op.to.value), SYS_dup3,
+        {FileMaker::number(from), FileMaker::number(op.to), op.close_on_exec ? std::uint64_t{O_CLOEXEC} : 0});
     return {};
   }
 
   Result<void> operator()(const diff::SetCloseOnExec& op) {
-    maker_.commit(fmt::format("fcntl {} F_SETFD", op.fd.value), SYS_fcntl,
-                  {FileMaker::number(op.fd), F_SETFD, op.on ? std::uint64_t{FD_CLOEXEC} : 0});
+    maker().commit(fmt::format("fcntl {} F_SETFD", op.fd.value), SYS_fcntl,
+                   {FileMaker::number(op.fd), F_SETFD, op.on ? std::uint64_t{FD_CLOEXEC} : 0});
     return {};
   }
 
   Result<void> operator()(const diff::SetStatusFlags& op) {
-    maker_.set_flags(op.fd, op.flags);
+    maker().set_flags(op.fd, op.flags);
     return {};
   }
 
   Result<void> operator()(const diff::SetOwner& op) {
     if (op.owner != 0 && ::kill(op.type == F_OWNER_PGRP ? -op.owner : op.owner, 0) != 0 && errno == ESRCH) {
-      return fail(ErrorKind::refused,
-                  fmt::format("descriptor {}: the process {} that its signals go to (F_SETOWN) has ended", op.fd.value,
-                              op.owner));
+      return fail(ErrorKind::refused, fmt::format("{}: the process {} that its signals go to (F_SETOWN) has ended",
+                                                  model::name_of(op.fd, plan_.tasks), op.owner));
     }
     const f_owner_ex owner{.type = static_cast<decltype(f_owner_ex::type)>(op.owner == 0 ? F_OWNER_PID : op.type),
                            .pid = op.owner};
     const auto there = RELIVE_TRY(visit().arena().put_value(owner));
-    maker_.commit(fmt::format("fcntl {} F_SETOWN_EX", op.fd.value), SYS_fcntl,
-                  {FileMaker::number(op.fd), F_SETOWN_EX, there.value});
-    maker_.commit(fmt::format("fcntl {} F_SETSIG", op.fd.value), SYS_fcntl,
-                  {FileMaker::number(op.fd), F_SETSIG, static_cast<std::uint64_t>(op.signal)});
+    maker().commit(fmt::format("fcntl {} F_SETOWN_EX", op.fd.value), SYS_fcntl,
+                   {FileMaker::number(op.fd), F_SETOWN_EX, there.value});
+    maker().commit(fmt::format("fcntl {} F_SETSIG", op.fd.value), SYS_fcntl,
+                   {FileMaker::number(op.fd), F_SETSIG, static_cast<std::uint64_t>(op.signal)});
     return {};
   }
 
   Result<void> operator()(const diff::Seek& op) {
-    maker_.commit(fmt::format("lseek {} {}", op.fd.value, op.position), SYS_lseek,
-                  {FileMaker::number(op.fd), static_cast<std::uint64_t>(op.position), SEEK_SET});
+    maker().commit(fmt::format("lseek {} {}", op.fd.value, op.position), SYS_lseek,
+                   {FileMaker::number(op.fd), static_cast<std::uint64_t>(op.position), SEEK_SET});
     return {};
   }
 
   Result<void> operator()(const diff::RefillPipe& op) {
-    RELIVE_TRY(maker_.drain(op.read_end, op.read_flags));
-    return refill_pipe(maker_, op.write_end, flags_under(op.write_end), std::get<model::PipeEnd>(file(op.file).object));
+    RELIVE_TRY(maker().drain(op.read_end, op.read_flags));
+    return refill_pipe(maker(), op.write_end, flags_under(op.write_end),
+                       std::get<model::PipeEnd>(file(op.file).object));
   }
 
   Result<void> operator()(const diff::PutRight& op) {
@@ -192,7 +222,7 @@ class Executor {
         [&]<class T>(const T& object) -> Result<void> {
           if constexpr (model::SelfContained<T> || std::is_same_v<T, model::Terminal> ||
                         std::is_same_v<T, model::MessageQueue>)
-            return put_right(maker_, op.fd, file(op.file).status_flags, object,
+            return put_right(maker(), op.fd, file(op.file).status_flags, object,
                              std::get<T>(living_.open_files.at(op.living).object));
           return fail(ErrorKind::system, "not self-contained");
         },
@@ -200,37 +230,66 @@ class Executor {
   }
 
   Result<void> operator()(const diff::EmptySocket& op) {
-    return maker_.drain(op.fd, op.flags, FileMaker::Drain::messages);
+    return maker().drain(op.fd, op.flags, FileMaker::Drain::messages);
   }
-  Result<void> operator()(const diff::RefillSocket& op) { return carry_out(maker_, wanted_, living_, op); }
-  Result<void> operator()(const diff::ShutDown& op) { return carry_out(maker_, op); }
-  Result<void> operator()(const diff::Listen& op) { return carry_out(maker_, op); }
+  Result<void> operator()(const diff::RefillSocket& op) { return carry_out(maker(), wanted_, living_, op); }
+  Result<void> operator()(const diff::ShutDown& op) { return carry_out(maker(), op); }
+  Result<void> operator()(const diff::Listen& op) { return carry_out(maker(), op); }
 
   Result<void> operator()(const diff::Watch& op) {
     epoll_event event{};
     event.events = op.events;
     event.data.u64 = op.data;
     const auto there = RELIVE_TRY(visit().arena().put_value(event));
-    maker_.commit(fmt::format("epoll_ctl {} {} {}", op.epoll.value, op.modify ? "MOD" : "ADD", op.fd.value),
-                  SYS_epoll_ctl,
-                  {FileMaker::number(op.epoll), static_cast<std::uint64_t>(op.modify ? EPOLL_CTL_MOD : EPOLL_CTL_ADD),
-                   FileMaker::number(op.fd), there.value});
+    maker().commit(fmt::format("epoll_ctl {} {} {}", op.epoll.value, op.modify ? "MOD" : "ADD", op.fd.value),
+                   SYS_epoll_ctl,
+                   {FileMaker::number(op.epoll), static_cast<std::uint64_t>(op.modify ? EPOLL_CTL_MOD : EPOLL_CTL_ADD),
+                    FileMaker::number(op.fd), there.value});
     return {};
   }
 
  private:
-  parasite::Visit& visit() { return workshop_.visit; }
+  // Who carries out the operation at hand.
+  FileMaker& maker() { return *makers_[static_cast<std::size_t>(at_)]; }
+  Workshop& workshop() { return maker().workshop(); }
+  parasite::Visit& visit() { return workshop().visit; }
+  // Null where nobody has the table.
+  [[nodiscard]] FileMaker* maker_of(int table) const {
+    const auto index = static_cast<std::size_t>(table);
+    return index < makers_.size() ? makers_[index].get() : nullptr;
+  }
+  // Our duplicate: of a number in a living table, or of the file's spare number at home.
+  Result<UniqueFd> borrow(std::size_t file, const std::optional<RemoteFd>& living) const {
+    FileMaker* const from = maker_of(living ? living->table : plan_.homes.at(file));
+    if (from == nullptr)
+      return fail(ErrorKind::system, fmt::format("nobody has {}", model::describe(this->file(file))));
+    return living ? from->visit().task().borrow(*living) : from->borrow(file);
+  }
+  // With the spare numbers that the plan could not know.
+  Result<void> carry_out_known(diff::DescriptorOperation operation) {
+    return std::visit(
+        [&](auto& one) {
+          diff::for_each_number_of(one, [&](RemoteFd& fd) {
+            if (const auto spare = diff::spare_file(fd)) fd = {.value = maker().spare(*spare).value, .table = fd.table};
+          });
+          return (*this)(std::as_const(one));
+        },
+        operation);
+  }
   [[nodiscard]] const OpenFile& file(std::size_t index) const { return wanted_.open_files.at(index); }
-  // The status flags of the wanted file under a number.
-  [[nodiscard]] std::uint32_t flags_under(RemoteFd fd) const {
+  // The status flags of the wanted file under a number, a spare one or its own.
+  [[nodiscard]] std::uint32_t flags_under(RemoteFd fd) {
+    if (const auto spare = maker().file_at(fd); spare && *spare < wanted_.open_files.size())
+      return file(*spare).status_flags;
     const auto found = std::ranges::lower_bound(wanted_.descriptors, fd, {}, &model::Descriptor::fd);
     return found != wanted_.descriptors.end() && found->fd == fd ? file(found->open_file).status_flags : 0;
   }
   // The numbers of the wanted table must be within the limit that dup3(2) meets.
-  Result<void> check_limit(const diff::DescriptorPlan& plan) {
+  Result<void> check_limit() {
     RemoteFd highest{-1};
-    for (const diff::DescriptorOperation& operation : plan.operations) {
-      if (const auto* const place = std::get_if<diff::Place>(&operation)) highest = std::max(highest, place->to);
+    for (const diff::DescriptorOperation& operation : plan_.operations) {
+      const auto* const place = std::get_if<diff::Place>(&operation);
+      if (place != nullptr && place->to.table == at_ && place->to.value > highest.value) highest = place->to;
     }
     if (highest.value < 0) return {};
     const auto there = RELIVE_TRY(visit().arena().take(sizeof(rlimit)));
@@ -239,41 +298,44 @@ class Executor {
     std::memcpy(&limit, there.here, sizeof limit);
     if (FileMaker::number(highest) < limit.rlim_cur) return {};
     return fail(ErrorKind::refused,
-                fmt::format("descriptor {} was closed since, and RLIMIT_NOFILE of the task is {}", highest.value,
-                            limit.rlim_cur),
+                fmt::format("{} was closed since, and RLIMIT_NOFILE of the task is {}",
+                            model::name_of(highest, plan_.tasks), limit.rlim_cur),
                 "raise the task's RLIMIT_NOFILE (prlimit(1))");
   }
 
   Result<void> keep_or_close(const std::optional<std::size_t>& index, RemoteFd spare) {
-    if (!index) return maker_.close(spare);
-    maker_.keep(*index, spare);
+    if (!index) return maker().close(spare);
+    maker().keep(*index, spare);
     return {};
   }
 
-  Workshop& workshop_;
+  const diff::DescriptorPlan& plan_;
   const model::DescriptorTable& wanted_;
   const model::DescriptorTable& living_;
-  FileMaker maker_;
+  std::vector<std::unique_ptr<FileMaker>> makers_;  // by table
+  int at_ = 0;                                      // the table at hand
 };
 
 }  // namespace
 
-Result<void> prepare_descriptors(Workshop& workshop, const diff::DescriptorPlan& plan,
+Result<void> prepare_descriptors(std::span<Workshop* const> tables, const diff::DescriptorPlan& plan,
                                  const model::DescriptorTable& wanted, const model::DescriptorTable& living) {
-  return with_context(Executor(workshop, wanted, living).prepare(plan), "preparing the descriptor table");
+  return with_context(Executor(tables, plan, wanted, living).prepare(), "preparing the descriptor table");
 }
 
-Result<void> settle_locks(Workshop& workshop, const diff::DescriptorPlan& plan) {
-  FileMaker maker(workshop);
-  for (const diff::SetLocks& locks : plan.last)
+Result<void> settle_locks(std::span<Workshop* const> tables, const diff::DescriptorPlan& plan) {
+  for (const diff::SetLocks& locks : plan.last) {
+    Workshop& workshop = *tables[static_cast<std::size_t>(locks.fd.table)];
+    FileMaker maker(workshop);
     RELIVE_TRY(set_locks(maker, workshop.cleanup, locks.fd, locks.steps, Program::OnError::stop));
+  }
   return {};
 }
 
-std::vector<RemoteFd> numbers_of(const model::DescriptorTable& table) {
+std::vector<RemoteFd> numbers_of(const model::DescriptorTable& table, int of_table) {
   std::vector<RemoteFd> numbers;
-  numbers.reserve(table.descriptors.size());
-  for (const model::Descriptor& descriptor : table.descriptors) numbers.push_back(descriptor.fd);
+  for (const model::Descriptor& descriptor : table.descriptors)
+    if (descriptor.fd.table == of_table) numbers.push_back(descriptor.fd);
   return numbers;
 }
 

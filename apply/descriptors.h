@@ -1,5 +1,8 @@
-// Putting a descriptor table back (diff/descriptors.h says what; docs/descriptors.md for users).
+// Putting the descriptor tables of a tree back (diff/descriptors.h says what; docs/descriptors.md for users).
 #pragma once
+
+#include <span>
+#include <vector>
 
 #include "apply/workshop.h"
 #include "base/result.h"
@@ -8,19 +11,24 @@
 
 namespace relive::apply {
 
-// Makes or fetches, at spare numbers of the task, every file that its table lacks; appends the rest to workshop.commit
-// and the closing of the spares to workshop.cleanup. REQUIRES: `plan` was made of `wanted` and `living`, and has no
-// refusals; raise_limits() was called; no other executor was given a number that the wanted table uses
-// (Visit::keep_clear). Errors leave the undo log such that the table goes back to what it was: refused (an address was
-// taken by somebody else, a number lies above RLIMIT_NOFILE, a file's owner has ended), permission, injected, system.
-Result<void> prepare_descriptors(Workshop& workshop, const diff::DescriptorPlan& plan,
+// `tables`, here and below: by RemoteFd::table, the workshop of a task that has it; null where no task has it. Those
+// behind the wanted tables are of tasks that are going to end: nothing is committed in them.
+
+// Makes or fetches, at spare numbers of the tasks, every file that their tables lack; appends the rest to the commit
+// program of each table's workshop and the closing of the spares to its cleanup. No table's program depends on
+// another's having run. A table that does not live yet is made by the caller beforehand, empty but for relive's own.
+// REQUIRES: `plan` was made of `wanted` and `living`, and has no refusals; raise_limits() was called for every task; no
+// other executor was given a number that the wanted tables use (Visit::keep_clear). Errors leave the undo logs such
+// that each table goes back to what it was, in whatever order the tasks undo: refused (an address was taken by somebody
+// else, a number lies above RLIMIT_NOFILE, a file's owner has ended), permission, injected, system.
+Result<void> prepare_descriptors(std::span<Workshop* const> tables, const diff::DescriptorPlan& plan,
                                  const model::DescriptorTable& wanted, const model::DescriptorTable& living);
 
-// Appends to workshop.cleanup what sets the task's POSIX locks once more, when the last number is closed. To be called
-// behind every other executor.
-Result<void> settle_locks(Workshop& workshop, const diff::DescriptorPlan& plan);
+// Appends to each cleanup what sets the POSIX locks of its table once more, when the last number is closed. To be
+// called behind every other executor.
+Result<void> settle_locks(std::span<Workshop* const> tables, const diff::DescriptorPlan& plan);
 
-// The numbers of a table, for Visit::keep_clear.
-std::vector<model::RemoteFd> numbers_of(const model::DescriptorTable& table);
+// The numbers of one table, for Visit::keep_clear.
+std::vector<model::RemoteFd> numbers_of(const model::DescriptorTable& table, int of_table = 0);
 
 }  // namespace relive::apply

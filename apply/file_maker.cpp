@@ -104,6 +104,11 @@ Result<void> FileMaker::close(RemoteFd spare) {
   return {};
 }
 
+std::optional<std::size_t> FileMaker::file_at(RemoteFd spare) const {
+  const auto found = std::ranges::find_if(spares_, [&](const auto& one) { return one.second.value == spare.value; });
+  return found == spares_.end() ? std::nullopt : std::optional(found->first);
+}
+
 void FileMaker::commit(std::string what, long call, std::initializer_list<std::uint64_t> arguments) {
   workshop_.commit.syscall(std::move(what), call, arguments);
 }

@@ -10,6 +10,7 @@
 #include <functional>
 #include <initializer_list>
 #include <map>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -22,10 +23,12 @@ namespace relive::apply {
 
 class FileMaker {
  public:
-  explicit FileMaker(Workshop& workshop) : workshop_(workshop) {}
+  // `table`: the one that the workshop's task has, as RemoteFd::table.
+  explicit FileMaker(Workshop& workshop, int table = 0) : workshop_(workshop), table_(table) {}
 
   [[nodiscard]] parasite::Visit& visit() { return workshop_.visit; }
   [[nodiscard]] Workshop& workshop() { return workshop_; }
+  [[nodiscard]] int table() const { return table_; }
 
   // --- prepare. A fault point each; errors leave the undo log such that the number is free again.
 
@@ -44,6 +47,8 @@ class FileMaker {
   void keep(std::size_t file, model::RemoteFd spare) { spares_[file] = spare; }
   Result<void> close(model::RemoteFd spare);
   [[nodiscard]] model::RemoteFd spare(std::size_t file) const { return spares_.at(file); }
+  // Which wanted file stands at this spare number? None: it is no spare number.
+  [[nodiscard]] std::optional<std::size_t> file_at(model::RemoteFd spare) const;
   void forget(std::size_t file) { spares_.erase(file); }  // its spare number is closed by an operation of its own
   // A number for something that is no file of the wanted table, to be given to make_one().
   [[nodiscard]] std::size_t helper() { return helpers_++; }
@@ -67,6 +72,7 @@ class FileMaker {
   Result<model::RemoteFd> take_spare(const std::vector<model::RemoteFd>& not_these);
   Result<void> record_close(model::RemoteFd spare);
   Workshop& workshop_;
+  int table_;
   std::map<std::size_t, model::RemoteFd> spares_;  // by wanted file
   static constexpr std::size_t kFirstHelper = std::size_t{1} << 40;
   std::size_t helpers_ = kFirstHelper;

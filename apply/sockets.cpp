@@ -203,9 +203,12 @@ Result<RemoteFd> make_sender(FileMaker& maker, const Socket& socket, std::uint64
   return maker.spare(helper);
 }
 
-RemoteFd number_then(const DescriptorTable& wanted, std::size_t file) {
-  const auto found = std::ranges::find(wanted.descriptors, file, &model::Descriptor::open_file);
-  return found == wanted.descriptors.end() ? RemoteFd{-1} : found->fd;
+// In the table at hand: its lowest number when all are filled; else its spare number.
+RemoteFd number_then(const FileMaker& maker, const DescriptorTable& wanted, std::size_t file) {
+  const auto found = std::ranges::find_if(wanted.descriptors, [&](const model::Descriptor& descriptor) {
+    return descriptor.open_file == file && descriptor.fd.table == maker.table();
+  });
+  return found == wanted.descriptors.end() ? maker.spare(file) : found->fd;
 }
 
 bool has_no_delay(const Socket& socket) {
@@ -293,8 +296,11 @@ Result<void> carry_out(FileMaker& maker, const DescriptorTable& wanted, const di
                  {FileMaker::number(op.writer), IPPROTO_TCP, TCP_NODELAY, at.value, sizeof value});
     return {};
   };
-  const auto sender = std::ranges::find(wanted.descriptors, op.writer, &model::Descriptor::fd);
-  const bool no_delay = has_no_delay(socket_of(wanted, sender->open_file));
+  const std::uint64_t peer = socket_of(wanted, op.file).peer_inode;
+  const bool no_delay = std::ranges::any_of(wanted.open_files, [&](const model::OpenFile& file) {
+    const auto* const socket = std::get_if<Socket>(&file.object);
+    return socket != nullptr && socket->inode == peer && has_no_delay(*socket);
+  });
   if (!no_delay) RELIVE_TRY(set_nodelay(1));
   // Never short: the connection is empty by now, and diff::kMostRefilled fits into any (diff/sockets.cpp).
   maker.commit(fmt::format("send {} bytes from {} to {}", bytes.size(), op.writer.value, op.reader.value), SYS_sendto,
@@ -369,7 +375,7 @@ Result<void> carry_out(FileMaker& maker, const DescriptorTable& wanted, const De
     const bool by_name = sender && !to_peer;
     // Never blocks: the socket is empty by now (EmptySocket), and this fits (diff/sockets.cpp).
     maker.commit("send an unread message again", SYS_sendto,
-                 {FileMaker::number(sender ? number_then(wanted, *sender) : *nobody), data.value, bytes.size(),
+                 {FileMaker::number(sender ? number_then(maker, wanted, *sender) : *nobody), data.value, bytes.size(),
                   MSG_DONTWAIT | MSG_NOSIGNAL, by_name ? name.value : 0, by_name ? socket.local.size() : 0});
   }
   return {};

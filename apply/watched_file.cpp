@@ -58,7 +58,7 @@ class Finder {
  public:
   Finder(Workshop& workshop, const InotifyWatch& watch)
       : watch_(watch), pid_(workshop.visit.task().pid()), tid_(workshop.visit.driver().value) {
-    for (const auto& [index, held] : workshop.holds.open_files) own_.push_back(held.get());
+    for (const auto& [index, held] : workshop.files.open_files) own_.push_back(held.get());
     if (workshop.holds.cwd) own_.push_back(workshop.holds.cwd.get());
   }
 

@@ -16,7 +16,8 @@ namespace relive::apply {
 
 struct Workshop {
   parasite::Visit& visit;
-  const capture::Holds& holds;
+  const capture::Holds& holds;      // of this task
+  const capture::FileHolds& files;  // of the open files of its tree
   parasite::Program& commit;
   parasite::Program& cleanup;       // runs behind all commit operations: closing spares, unmapping scratch
   std::vector<std::string>& notes;  // what the user is told: "descriptor 9: connection to 127.0.0.1:4242 kept"

@@ -13,6 +13,7 @@
 #include <concepts>
 #include <map>
 #include <memory>
+#include <set>
 
 #include "capture/fdinfo.h"
 #include "capture/kcmp.h"
@@ -65,18 +66,22 @@ ObjectKey object_key(const OpenFile& file) {
 
 class Reader {
  public:
-  Reader(parasite::Visit& visit, const DescriptorTable* snapshot, const Holds* holds)
-      : visit_(visit), task_(visit.task()), tid_(visit.driver().value), snapshot_(snapshot), holds_(holds) {}
+  Reader(std::span<parasite::Visit* const> tables, const DescriptorTable* snapshot, const FileHolds* holds)
+      : tables_(tables), sources_(tables.size()), snapshot_(snapshot), holds_(holds) {}
 
   Result<DescriptorTable> read() {
-    RELIVE_TRY(list());
-    RELIVE_TRY(read_close_on_exec());
+    for (std::size_t table = 0; table < tables_.size(); ++table) {
+      if (tables_[table] == nullptr) continue;
+      RELIVE_TRY(list(static_cast<int>(table)));
+      RELIVE_TRY(read_close_on_exec(static_cast<int>(table)));
+    }
     std::vector<bool> known(table_.descriptors.size(), false);
     for (std::size_t index = 0; index < known.size(); ++index)
       known[index] = RELIVE_TRY(find_held(table_.descriptors[index]));
     for (std::size_t index = 0; index < known.size(); ++index)
       if (!known[index]) RELIVE_TRY(read_one(table_.descriptors[index]));
-    const Survey survey{.visit = visit_, .table = table_, .first = first_};
+    RELIVE_TRY(read_locks_of_others());
+    const Survey survey{.tables = tables_, .table = table_, .first = first_};
     RELIVE_TRY(complete_epoll_sets(survey));
     RELIVE_TRY(complete_pipes(survey));
     RELIVE_TRY(complete_unix_sockets(survey));
@@ -87,11 +92,26 @@ class Reader {
   }
 
  private:
-  Result<void> list() {
-    const std::string thread = fmt::format("task/{}/", tid_);
-    numbers_ = RELIVE_TRY(task::open_proc(task_.pid(), thread + "fd", O_RDONLY | O_DIRECTORY));
-    fdinfo_ = RELIVE_TRY(task::open_proc(task_.pid(), thread + "fdinfo", O_RDONLY | O_DIRECTORY));
-    UniqueFd listed(::openat(numbers_.get(), ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  // Where a table is read.
+  struct Source {
+    pid_t tid = 0;
+    UniqueFd numbers;       // /proc/PID/task/TID/fd
+    UniqueFd fdinfo;        // ... and fdinfo
+    std::size_t begin = 0;  // of its descriptors in table_
+  };
+  [[nodiscard]] parasite::Visit& visit(int table) const { return *tables_[static_cast<std::size_t>(table)]; }
+  [[nodiscard]] Source& source(int table) { return sources_[static_cast<std::size_t>(table)]; }
+  [[nodiscard]] const Source& source(int table) const { return sources_[static_cast<std::size_t>(table)]; }
+
+  Result<void> list(int table) {
+    Source& from = source(table);
+    from.tid = visit(table).driver().value;
+    from.begin = table_.descriptors.size();
+    const model::Pid pid = visit(table).task().pid();
+    const std::string thread = fmt::format("task/{}/", from.tid);
+    from.numbers = RELIVE_TRY(task::open_proc(pid, thread + "fd", O_RDONLY | O_DIRECTORY));
+    from.fdinfo = RELIVE_TRY(task::open_proc(pid, thread + "fdinfo", O_RDONLY | O_DIRECTORY));
+    UniqueFd listed(::openat(from.numbers.get(), ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
     const std::unique_ptr<DIR, int (*)(DIR*)> stream(::fdopendir(listed.get()), ::closedir);
     if (stream == nullptr) return fail_errno("fdopendir", "/proc/PID/fd");
     [[maybe_unused]] const int streams = listed.release();  // it is the stream's from here on
@@ -99,7 +119,7 @@ class Reader {
       int number = -1;
       const std::string_view name = entry->d_name;
       if (std::from_chars(name.data(), name.data() + name.size(), number).ec != std::errc{}) continue;
-      table_.descriptors.push_back({.fd = RemoteFd{number}, .close_on_exec = false, .open_file = 0});
+      table_.descriptors.push_back({.fd = {.value = number, .table = table}, .close_on_exec = false, .open_file = 0});
     }
     // The kernel lists by number, ascending.
     if (!std::ranges::is_sorted(table_.descriptors, {}, &model::Descriptor::fd)) {
@@ -108,16 +128,18 @@ class Reader {
     return {};
   }
 
-  Result<void> read_close_on_exec() {
+  Result<void> read_close_on_exec(int table) {
+    const std::size_t begin = source(table).begin;
     parasite::Program program;
-    for (const model::Descriptor& descriptor : table_.descriptors) {
-      program.syscall(fmt::format("fcntl F_GETFD {}", descriptor.fd.value), SYS_fcntl,
-                      {static_cast<std::uint64_t>(descriptor.fd.value), F_GETFD});
+    for (std::size_t index = begin; index < table_.descriptors.size(); ++index) {
+      const int number = table_.descriptors[index].fd.value;
+      program.syscall(fmt::format("fcntl F_GETFD {}", number), SYS_fcntl,
+                      {static_cast<std::uint64_t>(number), F_GETFD});
     }
     if (program.empty()) return {};
-    RELIVE_TRY(visit_.run(program));
-    for (std::size_t index = 0; index < table_.descriptors.size(); ++index) {
-      table_.descriptors[index].close_on_exec = (program.result(index) & FD_CLOEXEC) != 0;
+    RELIVE_TRY(visit(table).run(program));
+    for (std::size_t index = begin; index < table_.descriptors.size(); ++index) {
+      table_.descriptors[index].close_on_exec = (program.result(index - begin) & FD_CLOEXEC) != 0;
     }
     return {};
   }
@@ -125,9 +147,40 @@ class Reader {
   Result<std::string> link_of(RemoteFd fd) const {
     std::array<char, 4096 + 64> target{};
     const ssize_t size =
-        ::readlinkat(numbers_.get(), fmt::format("{}", fd.value).c_str(), target.data(), target.size());
-    if (size < 0) return fail_errno("readlink", fmt::format("/proc/{}/fd/{}", task_.pid().value, fd.value));
+        ::readlinkat(source(fd.table).numbers.get(), fmt::format("{}", fd.value).c_str(), target.data(), target.size());
+    if (size < 0)
+      return fail_errno("readlink", fmt::format("/proc/{}/fd/{}", visit(fd.table).task().pid().value, fd.value));
     return std::string(target.data(), static_cast<std::size_t>(size));
+  }
+
+  [[nodiscard]] Result<std::strong_ordering> compare(RemoteFd one, RemoteFd other) const {
+    return compare_files(source(one.table).tid, one.value, source(other.table).tid, other.value);
+  }
+  [[nodiscard]] Result<bool> is_held(int ours, RemoteFd fd) const {
+    return RELIVE_TRY(compare_files(::getpid(), ours, source(fd.table).tid, fd.value)) == std::strong_ordering::equal;
+  }
+  Result<std::vector<model::FileLock>> locks_under(RemoteFd fd) const {
+    return parse_locks(RELIVE_TRY(read_fdinfo(source(fd.table).fdinfo.get(), fd)), fd.table);
+  }
+  // POSIX locks are told to those only whose they are: each table that has the file is asked once.
+  Result<void> read_locks_of_others() {
+    if (std::ranges::count_if(tables_, [](const auto* visit) { return visit != nullptr; }) < 2) return {};
+    std::set<std::pair<std::size_t, int>> asked;
+    for (std::size_t index = 0; index < first_.size(); ++index) asked.emplace(index, first_[index].table);
+    for (const model::Descriptor& descriptor : table_.descriptors) {
+      OpenFile& file = table_.open_files[descriptor.open_file];
+      const bool lockable = std::visit(
+          []<class T>(const T&) {
+            return std::is_same_v<T, model::RegularFile> || std::is_same_v<T, model::DeviceFile> ||
+                   std::is_same_v<T, model::Terminal> || std::is_same_v<T, model::MessageQueue>;
+          },
+          file.object);
+      if (!lockable || (file.status_flags & O_PATH) != 0) continue;
+      if (!asked.emplace(descriptor.open_file, descriptor.fd.table).second) continue;
+      for (const model::FileLock& lock : RELIVE_TRY(locks_under(descriptor.fd)))
+        if (lock.kind == model::LockKind::posix) file.locks.push_back(lock);
+    }
+    return {};
   }
 
   static Result<struct stat> status_of(int ours) {
@@ -163,8 +216,7 @@ class Reader {
     // A queue tells more than its position: it is read as one that nobody knows.
     if (std::holds_alternative<model::MessageQueue>(snapshot_->open_files[there->open_file].object)) return false;
     const int ours = held->second.get();
-    if (RELIVE_TRY(compare_files(::getpid(), ours, tid_, descriptor.fd.value)) != std::strong_ordering::equal)
-      return false;
+    if (!RELIVE_TRY(is_held(ours, descriptor.fd))) return false;
     const auto [seen, fresh] = living_of_.try_emplace(there->open_file, table_.open_files.size());
     descriptor.open_file = seen->second;
     if (!fresh) return true;
@@ -174,7 +226,7 @@ class Reader {
     file.watched = false;
     file.same_as = there->open_file;
     if ((key.flags & O_PATH) == 0) read_owner(ours, file);
-    file.locks = RELIVE_TRY(parse_locks(RELIVE_TRY(read_fdinfo(fdinfo_.get(), descriptor.fd))));
+    file.locks = RELIVE_TRY(locks_under(descriptor.fd));
     std::visit(
         [&](auto& object) {
           if constexpr (requires { object.position; }) object.position = key.position;
@@ -192,7 +244,7 @@ class Reader {
     auto low = alike.begin();
     for (auto high = alike.end(); low != high;) {
       const auto middle = low + (high - low) / 2;
-      const auto order = RELIVE_TRY(compare_files(tid_, first_[*middle].value, tid_, fd.value));
+      const auto order = RELIVE_TRY(compare(first_[*middle], fd));
       if (order == std::strong_ordering::equal) return Place{middle, true};
       if (order == std::strong_ordering::less)
         low = middle + 1;
@@ -203,7 +255,7 @@ class Reader {
   }
 
   Result<void> read_one(model::Descriptor& descriptor) {
-    const UniqueFd duplicate = RELIVE_TRY(task_.borrow(descriptor.fd));
+    const UniqueFd duplicate = RELIVE_TRY(visit(descriptor.fd.table).task().borrow(descriptor.fd));
     const struct stat status = RELIVE_TRY(status_of(duplicate.get()));
     const Key key = RELIVE_TRY(key_of(duplicate.get(), status));
     std::vector<std::size_t>& alike = alike_[key];
@@ -222,14 +274,15 @@ class Reader {
     OpenFile file;
     file.status_flags = key.flags;
     if ((key.flags & O_PATH) == 0) read_owner(duplicate.get(), file);
-    file.object = RELIVE_TRY(read_object({.visit = visit_,
+    file.object = RELIVE_TRY(read_object({.visit = visit(descriptor.fd.table),
                                           .fd = descriptor.fd,
                                           .ours = duplicate.get(),
-                                          .fdinfo_directory = fdinfo_.get(),
+                                          .fdinfo_directory = source(descriptor.fd.table).fdinfo.get(),
                                           .link = link,
                                           .status = status,
                                           .flags = key.flags,
-                                          .position = key.position},
+                                          .position = key.position,
+                                          .tables = tables_},
                                          file));
     descriptor.open_file = add(std::move(file), descriptor.fd);
     alike.insert(place, descriptor.open_file);
@@ -278,7 +331,7 @@ class Reader {
     if (object_key(wanted) != object_key(living)) return false;
     if (holds_ != nullptr) {
       if (const auto held = holds_->open_files.find(wanted_index); held != holds_->open_files.end())
-        return RELIVE_TRY(compare_files(::getpid(), held->second.get(), tid_, fd.value)) == std::strong_ordering::equal;
+        return is_held(held->second.get(), fd);
     }
     return std::visit(
         [&]<class T>(const T& object) -> bool {
@@ -340,13 +393,10 @@ class Reader {
     return {};
   }
 
-  parasite::Visit& visit_;
-  task::FrozenTask& task_;
-  pid_t tid_;
+  std::span<parasite::Visit* const> tables_;
+  std::vector<Source> sources_;
   const DescriptorTable* snapshot_;
-  const Holds* holds_;
-  UniqueFd numbers_;  // /proc/PID/task/TID/fd
-  UniqueFd fdinfo_;   // ... and fdinfo
+  const FileHolds* holds_;
   DescriptorTable table_;
   std::map<Key, std::vector<std::size_t>> alike_;  // open files, in kcmp's order
   std::map<Key, std::vector<std::size_t>>
@@ -374,12 +424,15 @@ ReadObject reader_of(std::string_view link) {
   return nullptr;
 }
 
-Result<DescriptorTable> read_descriptors(parasite::Visit& visit, const DescriptorTable* snapshot, const Holds* holds) {
-  return with_context(Reader(visit, snapshot, holds).read(), "reading the descriptor table");
+Result<DescriptorTable> read_descriptors(std::span<parasite::Visit* const> tables, const DescriptorTable* snapshot,
+                                         const FileHolds* holds) {
+  return with_context(Reader(tables, snapshot, holds).read(), "reading the descriptor table");
 }
 
-Result<void> hold_descriptors(parasite::Visit& visit, const DescriptorTable& table, Holds& holds) {
+Result<void> hold_descriptors(std::span<parasite::Visit* const> tables, const DescriptorTable& table,
+                              FileHolds& holds) {
   for (const model::Descriptor& descriptor : table.descriptors) {
+    parasite::Visit& visit = *tables[static_cast<std::size_t>(descriptor.fd.table)];
     const std::size_t index = descriptor.open_file;
     const OpenFile& file = table.open_files[index];
     if (model::may_be_held(file) && !holds.open_files.contains(index)) {
@@ -400,61 +453,63 @@ Result<void> hold_descriptors(parasite::Visit& visit, const DescriptorTable& tab
   return {};
 }
 
-std::vector<std::string> unhandled(const DescriptorTable& table) {
+std::vector<std::string> unhandled(const DescriptorTable& table, std::span<const model::Pid> tasks) {
   std::vector<std::string> reasons;
+  std::set<std::size_t> told;
   for (const model::Descriptor& descriptor : table.descriptors) {
+    if (tasks.size() > 1 && !told.insert(descriptor.open_file).second) continue;
     const OpenFile& file = table.open_files[descriptor.open_file];
-    const int fd = descriptor.fd.value;
+    const std::string fd = model::name_of(descriptor.fd, tasks);
     if (const auto* const other = std::get_if<UnhandledFile>(&file.object)) {
       const std::string kind = other->what.substr(0, other->what.find(" ("));
       const std::string_view article =
           std::string_view("aeioAEIO").contains(kind.front()) ? "an" : "a";  // a unix socket, a UDP socket
       reasons.push_back(
-          fmt::format("descriptor {} is {} {}; this release does not roll back {}s", fd, article, other->what, kind));
+          fmt::format("{} is {} {}; this release does not roll back {}s", fd, article, other->what, kind));
     }
     if (const auto* const regular = std::get_if<model::RegularFile>(&file.object);
         regular != nullptr && regular->memory) {
       if (std::string reason = why_not(*regular->memory); !reason.empty())
-        reasons.push_back(fmt::format("descriptor {} is a memfd {}", fd, reason));
+        reasons.push_back(fmt::format("{} is a memfd {}", fd, reason));
     }
     for (const model::FileLock& lock : file.locks) {
       if (lock.breaking) {
-        reasons.push_back(fmt::format("descriptor {} ({}) holds a lease that somebody else is breaking just now", fd,
-                                      model::describe(file)));
+        reasons.push_back(
+            fmt::format("{} ({}) holds a lease that somebody else is breaking just now", fd, model::describe(file)));
       } else if (lock.kind == model::LockKind::other) {
-        reasons.push_back(fmt::format("descriptor {} ({}) holds a {}; this release does not roll back those", fd,
+        reasons.push_back(fmt::format("{} ({}) holds a {}; this release does not roll back those", fd,
                                       model::describe(file), model::text(lock)));
       } else if (!model::is_opened_anew(file) && !(model::may_be_held(file) && !model::sticks_to_description(lock))) {
-        reasons.push_back(fmt::format("descriptor {} ({}) holds a {}; this release does not roll back locks on it", fd,
+        reasons.push_back(fmt::format("{} ({}) holds a {}; this release does not roll back locks on it", fd,
                                       model::describe(file), model::text(lock)));
       }
     }
     if (const auto* const queue = std::get_if<model::MessageQueue>(&file.object); queue != nullptr && queue->notifies) {
       reasons.push_back(
-          fmt::format("descriptor {} ({}): the task has asked to be told of a message (mq_notify); how cannot be known",
-                      fd, model::describe(file)));
+          fmt::format("{} ({}): the task has asked to be told of a message (mq_notify); how cannot be known", fd,
+                      model::describe(file)));
     }
     if (const auto* const terminal = std::get_if<model::Terminal>(&file.object)) {
       for (const std::string& reason : model::not_in_a_snapshot(*terminal))
-        reasons.push_back(fmt::format("descriptor {} ({}) {}", fd, model::describe(file), reason));
+        reasons.push_back(fmt::format("{} ({}) {}", fd, model::describe(file), reason));
     }
     if (const auto* const set = std::get_if<model::InotifySet>(&file.object); set != nullptr && set->unread != 0) {
       reasons.push_back(
-          fmt::format("descriptor {} is an inotify instance with {} bytes of unread events, which nobody could put "
+          fmt::format("{} is an inotify instance with {} bytes of unread events, which nobody could put "
                       "back; try again when the program has read them",
                       fd, set->unread));
     }
     if (const auto* const socket = std::get_if<Socket>(&file.object)) {
       if (std::string reason = unhandled_messages(*socket); !reason.empty())
-        reasons.push_back(fmt::format("descriptor {} ({}) {}", fd, model::describe(file), reason));
+        reasons.push_back(fmt::format("{} ({}) {}", fd, model::describe(file), reason));
     }
     if (const auto* const set = std::get_if<model::EpollSet>(&file.object)) {
       for (const model::EpollEntry& entry : set->entries) {
         if (!entry.stale) continue;
-        reasons.push_back(fmt::format(
-            "descriptor {} is an epoll set that watches a file which is no longer under its number {}; this "
-            "release does not roll back such entries",
-            fd, entry.fd.value));
+        reasons.push_back(
+            fmt::format("{} is an epoll set that watches a file which is no longer under its number {}; this "
+                        "release does not roll back such entries",
+                        fd, entry.fd.value));
       }
     }
   }

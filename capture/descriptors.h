@@ -1,4 +1,4 @@
-// The descriptor table of a frozen task, read from outside.
+// The descriptor tables of frozen tasks, read from outside, as one.
 //
 // A held file that is still under its number is known by one kcmp(2), and its hold tells the rest. Every other
 // descriptor is duplicated into this process for a moment (pidfd_getfd(2)); on the duplicate fcntl, lseek, fstat,
@@ -7,6 +7,7 @@
 // like. The parasite is asked for one thing: the close-on-exec flags, which belong to the numbers and not to the files.
 #pragma once
 
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -18,22 +19,25 @@
 
 namespace relive::capture {
 
-// Reads the table. With a snapshot's table (and the holds that belong to it), OpenFile::same_as says which of the
-// snapshot's descriptions still live: by kcmp(2) against a held duplicate, else by the object's own identity (pipe and
-// socket inode, eventfd-id). Epoll sets have no identity: diff finds them by their numbers.
-// REQUIRES: all threads share one table (capture/process.h refuses others).
-// Errors: system.
-// The task is unchanged after every one.
-Result<model::DescriptorTable> read_descriptors(parasite::Visit& visit, const model::DescriptorTable* snapshot,
-                                                const Holds* holds);
+// Reads the tables of a tree; `tables` names, by RemoteFd::table, the visit of a task that has it, and null where that
+// table lives no more. Open files that several tables lead to are one. With a snapshot's table (and the holds that
+// belong to it), OpenFile::same_as says which of the snapshot's descriptions still live: by kcmp(2) against a held
+// duplicate, else by the object's own identity (pipe and socket inode, eventfd-id). Epoll sets have no identity: diff
+// finds them by their numbers. REQUIRES: all threads of a task share one table (capture/process.h refuses others); no
+// table is named twice. Errors: system. The tasks are unchanged after every one.
+Result<model::DescriptorTable> read_descriptors(std::span<parasite::Visit* const> tables,
+                                                const model::DescriptorTable* snapshot, const FileHolds* holds);
 
-// Takes the keeper's own duplicates of what may be held (model::may_be_held) into Holds::open_files, and references to
-// the files of what is opened anew (model::is_opened_anew) into Holds::references.
-// REQUIRES: the task has stayed frozen since `table` was read.
-Result<void> hold_descriptors(parasite::Visit& visit, const model::DescriptorTable& table, Holds& holds);
+// Takes the keeper's own duplicates of what may be held (model::may_be_held) into FileHolds::open_files, and references
+// to the files of what is opened anew (model::is_opened_anew) into FileHolds::references.
+// REQUIRES: the tasks have stayed frozen since `table` was read from them.
+Result<void> hold_descriptors(std::span<parasite::Visit* const> tables, const model::DescriptorTable& table,
+                              FileHolds& holds);
 
-// Why a snapshot with this table must be refused; one line per descriptor, empty if it need not be.
-[[nodiscard]] std::vector<std::string> unhandled(const model::DescriptorTable& table);
+// Why a snapshot with this table must be refused; one line per descriptor, empty if it need not be. Where `tasks` tells
+// whose each of several tables is, one line per open file, by its first descriptor.
+[[nodiscard]] std::vector<std::string> unhandled(const model::DescriptorTable& table,
+                                                 std::span<const model::Pid> tasks = {});
 
 // The options of a socket of ours (a duplicate) that relive puts back. Options that cannot be read are left out.
 [[nodiscard]] std::vector<model::SocketOption> read_socket_options(int socket, int family, int type);

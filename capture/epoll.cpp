@@ -17,28 +17,57 @@ Result<model::FileObject> read_epoll_set(const Opened& opened) {
   return model::FileObject(RELIVE_TRY(parse_epoll_set(RELIVE_TRY(opened.fdinfo()))));
 }
 
+namespace {
+
+const model::Descriptor* find(const model::DescriptorTable& table, RemoteFd fd) {
+  const auto found = std::ranges::lower_bound(table.descriptors, fd, {}, &model::Descriptor::fd);
+  return found != table.descriptors.end() && found->fd == fd ? &*found : nullptr;
+}
+
+// In each table that has the file: its lowest number.
+std::vector<RemoteFd> numbers_by_table(const model::DescriptorTable& table, std::size_t file) {
+  std::vector<RemoteFd> numbers;
+  for (const model::Descriptor& descriptor : table.descriptors) {
+    if (descriptor.open_file == file && (numbers.empty() || numbers.back().table != descriptor.fd.table))
+      numbers.push_back(descriptor.fd);
+  }
+  return numbers;
+}
+
+// The descriptor through which the set watches the `offset`th of the files that it knows by this number; null where the
+// number leads elsewhere in every table that has the set.
+Result<const model::Descriptor*> watched(const Survey& survey, const std::vector<RemoteFd>& sets, int number,
+                                         std::uint32_t offset) {
+  for (const RemoteFd set : sets) {
+    const model::Descriptor* const there = find(survey.table, {.value = number, .table = set.table});
+    if (there == nullptr) continue;
+    const pid_t tid = survey.visit(set.table).driver().value;
+    kcmp_epoll_slot slot{
+        .efd = static_cast<std::uint32_t>(set.value), .tfd = static_cast<std::uint32_t>(number), .toff = offset};
+    const long answer = ::syscall(SYS_kcmp, tid, tid, KCMP_EPOLL_TFD, number, &slot);
+    if (answer < 0) return fail_errno("kcmp", "KCMP_EPOLL_TFD");
+    if (answer == 0) return there;
+  }
+  return nullptr;
+}
+
+}  // namespace
+
 Result<void> complete_epoll_sets(const Survey& survey) {
-  const pid_t tid = survey.visit.driver().value;
   for (std::size_t index = 0; index < survey.table.open_files.size(); ++index) {
     auto* const set = std::get_if<model::EpollSet>(&survey.table.open_files[index].object);
     if (set == nullptr) continue;
+    const std::vector<RemoteFd> sets = numbers_by_table(survey.table, index);
     std::uint32_t offset = 0;  // among entries with the same number
     for (std::size_t at = 0; at < set->entries.size(); ++at) {
       model::EpollEntry& entry = set->entries[at];
-      offset = at > 0 && set->entries[at - 1].fd == entry.fd ? offset + 1 : 0;
-      const auto found = std::ranges::lower_bound(survey.table.descriptors, entry.fd, {}, &model::Descriptor::fd);
-      if (found == survey.table.descriptors.end() || found->fd != entry.fd) {
-        entry.stale = true;
-        continue;
-      }
-      kcmp_epoll_slot slot{.efd = static_cast<std::uint32_t>(survey.first[index].value),
-                           .tfd = static_cast<std::uint32_t>(entry.fd.value),
-                           .toff = offset};
-      const long answer = ::syscall(SYS_kcmp, tid, tid, KCMP_EPOLL_TFD, entry.fd.value, &slot);
-      if (answer < 0) return fail_errno("kcmp", "KCMP_EPOLL_TFD");
-      entry.stale = answer != 0;
-      if (!entry.stale) survey.table.open_files[found->open_file].watched = true;
+      offset = at > 0 && set->entries[at - 1].fd.value == entry.fd.value ? offset + 1 : 0;
+      const model::Descriptor* const found = RELIVE_TRY(watched(survey, sets, entry.fd.value, offset));
+      entry.stale = found == nullptr;
+      entry.fd.table = found == nullptr ? survey.first[index].table : found->fd.table;
+      if (found != nullptr) survey.table.open_files[found->open_file].watched = true;
     }
+    std::ranges::stable_sort(set->entries, {}, &model::EpollEntry::fd);
   }
   return {};
 }

@@ -79,7 +79,7 @@ std::optional<Line> parse_line(std::string_view text) {
 
 }  // namespace
 
-Result<std::vector<FileLock>> parse_locks(std::string_view fdinfo) {
+Result<std::vector<FileLock>> parse_locks(std::string_view fdinfo, int table) {
   constexpr std::string_view kName = "lock:";
   std::vector<FileLock> locks;
   while (!fdinfo.empty()) {
@@ -88,6 +88,7 @@ Result<std::vector<FileLock>> parse_locks(std::string_view fdinfo) {
     const auto line = parse_line(text.substr(kName.size()));
     if (!line) return fail(ErrorKind::system, fmt::format("a line of fdinfo that is no lock: \"{}\"", text));
     locks.push_back(line->lock);
+    if (line->lock.kind == LockKind::posix) locks.back().table = table;
   }
   return locks;
 }

@@ -11,8 +11,8 @@
 namespace relive::capture {
 
 // The locks that stand on an open file, from its fdinfo: a POSIX lock is listed at the description through which it was
-// taken, the others at their own. Errors: system (a line that is none).
-Result<std::vector<model::FileLock>> parse_locks(std::string_view fdinfo);
+// taken, and to those only whose it is (`table`); the others at their own. Errors: system (a line that is none).
+Result<std::vector<model::FileLock>> parse_locks(std::string_view fdinfo, int table = 0);
 
 // Of the text of /proc/locks, which lists what this pid namespace can see:
 // - how many flock(2) locks stand on the file;

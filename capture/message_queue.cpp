@@ -39,11 +39,17 @@ Result<model::FileObject> read_message_queue(const Opened& opened) {
     if (status.error().kind != ErrorKind::permission) return std::unexpected(std::move(status).error());
     return model::FileObject(model::UnhandledFile{fmt::format("message queue that may not be read ({})", opened.link)});
   }
-  return model::FileObject(model::MessageQueue{
-      .path = opened.link,
-      .identity = {.device = opened.status.st_dev, .inode = opened.status.st_ino},
-      .position = opened.position,
-      .notifies = parse_notified_task(*status) == static_cast<std::uint64_t>(opened.visit.task().pid().value)});
+  model::MessageQueue queue{.path = opened.link,
+                            .identity = {.device = opened.status.st_dev, .inode = opened.status.st_ino},
+                            .position = opened.position};
+  const std::uint64_t notified = parse_notified_task(*status);
+  for (std::size_t table = 0; table < opened.tables.size(); ++table) {
+    auto* const visit = opened.tables[table];
+    if (visit == nullptr || static_cast<std::uint64_t>(visit->task().pid().value) != notified) continue;
+    queue.notifies = true;
+    queue.notified = static_cast<int>(table);
+  }
+  return model::FileObject(std::move(queue));
 }
 
 std::uint64_t parse_notified_task(std::string_view status) {

@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 
 #include <cstdint>
+#include <span>
 #include <string>
 #include <string_view>
 
@@ -18,14 +19,15 @@
 namespace relive::capture {
 
 struct Opened {
-  parasite::Visit& visit;
+  parasite::Visit& visit;  // of the task in whose table `fd` is
   model::RemoteFd fd;
-  int ours;                   // a duplicate in this process, for this moment
-  int fdinfo_directory;       // /proc/PID/task/TID/fdinfo
-  const std::string& link;    // the target of /proc/PID/fd/N
-  const struct stat& status;  // fstat(2)
-  std::uint32_t flags;        // fcntl(F_GETFL)
-  std::int64_t position;      // 0 where it cannot seek
+  int ours;                                  // a duplicate in this process, for this moment
+  int fdinfo_directory;                      // /proc/PID/task/TID/fdinfo
+  const std::string& link;                   // the target of /proc/PID/fd/N
+  const struct stat& status;                 // fstat(2)
+  std::uint32_t flags;                       // fcntl(F_GETFL)
+  std::int64_t position;                     // 0 where it cannot seek
+  std::span<parasite::Visit* const> tables;  // of the tree; null where there is no such task
 
   // The text of /proc/PID/fdinfo/N.
   [[nodiscard]] Result<std::string> fdinfo() const;

@@ -104,7 +104,7 @@ Result<void> complete_pipes(const Survey& survey) {
     if (end == nullptr) continue;
     const bool whole = ends.contains({end->identity, !end->write_end});
     const bool packets = packet_pipes.contains(end->identity);
-    const UniqueFd duplicate = RELIVE_TRY(survey.visit.task().borrow(survey.first[index]));
+    const UniqueFd duplicate = RELIVE_TRY(survey.borrow(survey.first[index]));
     // No partner here: poll says whether there is one at all (POLLHUP: no writer, POLLERR: no reader; pipe(7)).
     pollfd one{.fd = duplicate.get(), .events = 0, .revents = 0};
     end->outside = !whole && (::poll(&one, 1, 0) != 1 || (one.revents & (POLLHUP | POLLERR)) == 0);

@@ -18,6 +18,7 @@
 #include <array>
 #include <cerrno>
 #include <cstring>
+#include <map>
 #include <optional>
 #include <utility>
 
@@ -439,6 +440,24 @@ bool inside(const Survey& survey, std::uint64_t inode) {
   });
 }
 
+bool tells_credentials(const model::Socket& socket) {
+  return std::ranges::any_of(socket.options, [](const model::SocketOption& option) {
+    return option.level == SOL_SOCKET && option.name == SO_PASSCRED &&
+           std::ranges::any_of(option.value, [](std::byte byte) { return byte != std::byte{0}; });
+  });
+}
+
+// The first table that has one of these sockets: its task is who will send again what is unread in them.
+template <class Predicate>
+int lowest_table(const Survey& survey, int table, Predicate is_one) {
+  if (survey.tables.size() < 2) return table;
+  for (std::size_t index = 0; index < survey.first.size(); ++index) {
+    const auto* const other = std::get_if<model::Socket>(&survey.table.open_files[index].object);
+    if (other != nullptr && is_one(*other)) table = std::min(table, survey.first[index].table);
+  }
+  return table;
+}
+
 }  // namespace
 
 std::string unhandled_messages(const model::Socket& socket) {
@@ -452,7 +471,7 @@ std::string unhandled_messages(const model::Socket& socket) {
 }
 
 Result<void> complete_unix_sockets(const Survey& survey) {
-  std::optional<Sender> task;
+  std::map<int, Sender> tasks;  // by table
   for (std::size_t index = 0; index < survey.table.open_files.size(); ++index) {
     auto* const socket = std::get_if<model::Socket>(&survey.table.open_files[index].object);
     if (socket == nullptr || socket->family != AF_UNIX || socket->state == SocketState::listening) continue;
@@ -463,10 +482,20 @@ Result<void> complete_unix_sockets(const Survey& survey) {
     }
     if (socket->type != SOCK_DGRAM && socket->state != SocketState::connected && socket->state != SocketState::hung_up)
       continue;
-    if (!task) task = RELIVE_TRY(sender_of(survey.visit.task()));
-    const UniqueFd duplicate = RELIVE_TRY(survey.visit.task().borrow(survey.first[index]));
-    socket->unread = RELIVE_TRY(with_context(peek_messages(duplicate.get(), AF_UNIX, socket->type, *task),
+    const int home = lowest_table(survey, survey.first[index].table, [&](const model::Socket& other) {
+      return other.inode == socket->peer_inode || other.peer_inode == socket->inode;
+    });
+    if (!tasks.contains(home)) tasks.emplace(home, RELIVE_TRY(sender_of(survey.visit(home).task())));
+    const UniqueFd duplicate = RELIVE_TRY(survey.borrow(survey.first[index]));
+    socket->unread = RELIVE_TRY(with_context(peek_messages(duplicate.get(), AF_UNIX, socket->type, tasks.at(home)),
                                              fmt::format("descriptor {}", survey.first[index].value)));
+    if (!tells_credentials(*socket)) continue;
+    for (model::Message& message : socket->unread) {  // a sender that is known by its name only
+      const bool earlier = !message.from.empty() && lowest_table(survey, home, [&](const model::Socket& other) {
+                                                      return other.local == message.from;
+                                                    }) != home;
+      message.foreign_sender = message.foreign_sender || earlier;
+    }
   }
   return {};
 }

@@ -1,31 +1,37 @@
 // What needs the whole table: completes the objects of a table that was read descriptor by descriptor.
 #pragma once
 
+#include <span>
 #include <vector>
 
 #include "base/result.h"
+#include "base/unique_fd.h"
 #include "model/descriptor.h"
 #include "parasite/session.h"
 
 namespace relive::capture {
 
 struct Survey {
-  parasite::Visit& visit;
+  std::span<parasite::Visit* const> tables;  // by RemoteFd::table: a task that has it
   model::DescriptorTable& table;
   const std::vector<model::RemoteFd>& first;  // by open file: its lowest number
+
+  [[nodiscard]] parasite::Visit& visit(int of_table) const { return *tables[static_cast<std::size_t>(of_table)]; }
+  // A duplicate, in this process.
+  [[nodiscard]] Result<UniqueFd> borrow(model::RemoteFd fd) const { return visit(fd.table).task().borrow(fd); }
 };
 
 // Which pipes have an end outside, and the unread bytes of the others.
 Result<void> complete_pipes(const Survey& survey);
 // Does each entry of an epoll set watch the file that is under its number now?
 Result<void> complete_epoll_sets(const Survey& survey);
-// Unix sockets: peers outside are none of ours; between two sockets of the task, the unread bytes are.
+// Unix sockets: peers outside are none of ours; between two sockets of the tree, the unread bytes are.
 Result<void> complete_unix_sockets(const Survey& survey);
-// TCP connections from the task to itself, both ends established and nothing under way: each other's inode and the
+// TCP connections from the tree to itself, both ends established and nothing under way: each other's inode and the
 // unread bytes. Others count as connections to a peer outside.
 Result<void> complete_tcp_pairs(const Survey& survey);
 
-// Which pseudo-terminals have both ends in the task.
+// Which pseudo-terminals have both ends in the tree.
 void complete_terminals(const Survey& survey);
 
 }  // namespace relive::capture

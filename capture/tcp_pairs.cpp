@@ -62,8 +62,8 @@ Result<void> complete_tcp_pairs(const Survey& survey) {
       continue;
     }
     auto* const peer = socket_at(other->second);
-    const UniqueFd one = RELIVE_TRY(survey.visit.task().borrow(survey.first[index]));
-    const UniqueFd two = RELIVE_TRY(survey.visit.task().borrow(survey.first[other->second]));
+    const UniqueFd one = RELIVE_TRY(survey.borrow(survey.first[index]));
+    const UniqueFd two = RELIVE_TRY(survey.borrow(survey.first[other->second]));
     if (!RELIVE_TRY(has_settled(one.get(), two.get())) || !RELIVE_TRY(has_settled(two.get(), one.get()))) continue;
     socket->peer_inode = peer->inode;
     peer->peer_inode = socket->inode;

@@ -6,10 +6,14 @@
 
 #include <algorithm>
 #include <iterator>
+#include <limits>
 #include <map>
+#include <span>
 
 #include "base/overloaded.h"
+#include "diff/homes.h"
 #include "diff/message_queue.h"
+#include "diff/numbers.h"
 #include "diff/self_contained.h"
 #include "diff/sockets.h"
 #include "diff/table.h"
@@ -43,13 +47,17 @@ bool same_bytes(const PipeEnd& a, const PipeEnd& b) { return a.bytes == b.bytes 
 
 class Planner {
  public:
-  Planner(const DescriptorTable& wanted, const DescriptorTable& living)
-      : wanted_(wanted),
-        living_(living),
+  Planner(const DescriptorTable& wanted, const DescriptorTable& living, std::span<const model::Pid> tasks)
+      : wanted_(wanted, tasks),
+        living_(living, tasks),
+        tables_(tasks.empty() ? std::numeric_limits<int>::max() : static_cast<int>(tasks.size())),
         matches_{.living_of = std::vector<std::optional<std::size_t>>(wanted_.files()),
                  .wanted_of = std::vector<std::optional<std::size_t>>(living_.files())} {}
 
   DescriptorPlan plan() {
+    plan_.homes = homes_of(wanted_);
+    plan_.tasks.assign(wanted_.tasks().begin(), wanted_.tasks().end());
+    wanted_.set_homes(plan_.homes);
     match_identical();
     match_by_number();
     match_sockets_by_address();
@@ -146,7 +154,10 @@ class Planner {
       if (wanted_.as<PipeEnd>(wanted) != nullptr) {
         if (!pipe_can_stay(wanted)) unmatch_pipe(wanted_.as<PipeEnd>(wanted)->identity);
       } else if (wanted_.as<EpollSet>(wanted) != nullptr) {
-        if (std::ranges::any_of(living_.as<EpollSet>(living)->entries, &EpollEntry::stale)) unmatch(wanted);
+        // What only a task that ends could take out stays in it.
+        if (std::ranges::any_of(living_.as<EpollSet>(living)->entries,
+                                [&](const EpollEntry& entry) { return entry.stale || is_surplus(entry.fd); }))
+          unmatch(wanted);
       }
     }
     while (unmatch_a_socket()) {
@@ -245,7 +256,8 @@ class Planner {
   void make_pipe(std::size_t wanted, const PipeEnd& pipe) {
     if (pipe.outside) {
       refuse(wanted,
-             "closed since the snapshot; the other end belongs to another task, and a pipe cannot be joined again");
+             fmt::format("closed since the snapshot; the other end belongs to {}, and a pipe cannot be joined again",
+                         wanted_.tasks().size() < 2 ? "another task" : "a task outside the tree"));
       return;
     }
     MakePipe make;
@@ -279,29 +291,65 @@ class Planner {
     return there != nullptr && matches_.living_of[descriptor.open_file] == there->open_file;
   }
 
+  // Of a task that is going to end.
+  [[nodiscard]] bool is_surplus(RemoteFd fd) const { return fd.table >= tables_; }
+
   void place() {
     for (const model::Descriptor& there : living_.descriptors()) {
-      if (wanted_.at(there.fd) == nullptr) closes_.emplace_back(CloseDescriptor{there.fd});
+      if (wanted_.at(there.fd) == nullptr && !is_surplus(there.fd)) closes_.emplace_back(CloseDescriptor{there.fd});
     }
     for (std::size_t wanted = 0; wanted < wanted_.files(); ++wanted) {
-      std::optional<RemoteFd> anchor;  // a number that keeps the file all along
-      for (const RemoteFd fd : wanted_.numbers(wanted)) {
-        if (!anchor && stays(*wanted_.at(fd))) anchor = fd;
+      const std::span<const RemoteFd> numbers = wanted_.numbers(wanted);
+      for (auto begin = numbers.begin(); begin != numbers.end();) {
+        const auto end = std::find_if(begin, numbers.end(), [&](RemoteFd fd) { return fd.table != begin->table; });
+        place_in_table(wanted, std::span(begin, end));
+        begin = end;
       }
-      bool spare = false;
-      for (const RemoteFd fd : wanted_.numbers(wanted)) {
-        const model::Descriptor& descriptor = *wanted_.at(fd);
-        if (stays(descriptor)) {
-          if (descriptor.close_on_exec != living_.at(fd)->close_on_exec)
-            places_.emplace_back(SetCloseOnExec{fd, descriptor.close_on_exec});
-          continue;
-        }
-        spare = spare || !anchor;
-        places_.emplace_back(Place{wanted, anchor, fd, descriptor.close_on_exec});
-      }
-      if (spare && matches_.living_of[wanted])
-        made_.emplace_back(TakeLiving{wanted, living_.numbers(*matches_.living_of[wanted]).front()});
     }
+  }
+
+  // `numbers`: all those of the file in one table.
+  void place_in_table(std::size_t wanted, std::span<const RemoteFd> numbers) {
+    std::optional<RemoteFd> anchor;  // a number that keeps the file all along
+    for (const RemoteFd fd : numbers) {
+      if (!anchor && stays(*wanted_.at(fd))) anchor = fd;
+    }
+    bool spare = false;
+    for (const RemoteFd fd : numbers) {
+      const model::Descriptor& descriptor = *wanted_.at(fd);
+      if (stays(descriptor)) {
+        if (descriptor.close_on_exec != living_.at(fd)->close_on_exec)
+          places_.emplace_back(SetCloseOnExec{fd, descriptor.close_on_exec});
+        continue;
+      }
+      spare = spare || !anchor;
+      places_.emplace_back(Place{wanted, anchor, fd, descriptor.close_on_exec});
+    }
+    if (spare) need_spare(wanted, numbers.front().table);
+  }
+
+  // The table gets a spare number of the file, if it has none yet.
+  void need_spare(std::size_t wanted, int table) {
+    if (!spares_.emplace(wanted, table).second) return;
+    const auto& living = matches_.living_of[wanted];
+    if (!living) {  // it is made at home
+      if (table != wanted_.home(wanted)) imports_.emplace_back(Import{wanted, table, std::nullopt});
+    } else if (const auto there = living_.number_in(*living, table)) {
+      made_.emplace_back(TakeLiving{wanted, *there});
+    } else {
+      imports_.emplace_back(Import{wanted, table, living_.numbers(*living).front()});
+    }
+  }
+  // Of an operation: what it does with spare numbers has them.
+  void need_spares(const DescriptorOperation& operation) {
+    for_each_number(operation, [&](RemoteFd fd) {
+      if (const auto file = spare_file(fd)) need_spare(*file, fd.table);
+    });
+    const auto* const refill = std::get_if<RefillSocket>(&operation);
+    if (refill == nullptr) return;
+    const int home = wanted_.home(refill->file);
+    for (const auto& sender : refill->senders)
+      if (sender && !wanted_.number_in(*sender, home)) need_spare(*sender, home);
   }
 
   // ------------------------------------------------------------------ what stands behind the numbers
@@ -309,7 +357,7 @@ class Planner {
     for (std::size_t wanted = 0; wanted < wanted_.files(); ++wanted) {
       if (wanted_.numbers(wanted).empty()) continue;
       const OpenFile& file = wanted_.file(wanted);
-      const RemoteFd fd = wanted_.numbers(wanted).front();
+      const RemoteFd fd = wanted_.at_home(wanted);
       if (matches_.living_of[wanted]) {
         put_right_living(wanted, file, living_.file(*matches_.living_of[wanted]), fd);
       } else if ((file.status_flags & O_PATH) == 0) {
@@ -341,6 +389,11 @@ class Planner {
     if (const auto* const terminal = std::get_if<model::Terminal>(&file.object)) {
       put_right_terminal(wanted, *terminal, std::get<model::Terminal>(living.object), fd);
     } else if (must_put_right_object(file, living)) {
+      // Only the task that is told of messages can take that back; its end does so, too.
+      if (const auto* const queue = std::get_if<model::MessageQueue>(&living.object); queue != nullptr) {
+        fd = wanted_.number_at(wanted, queue->notified);
+        if (is_surplus(fd)) return;
+      }
       contents_.emplace_back(PutRight{wanted, *matches_.living_of[wanted], fd, model::words_of(file.object).kind});
     } else if (const auto* const pipe = std::get_if<PipeEnd>(&file.object)) {
       if (!pipe->write_end && !pipe->outside && !same_bytes(*pipe, std::get<PipeEnd>(living.object)))
@@ -394,7 +447,7 @@ class Planner {
     const auto is_writer = [&](std::size_t index) { return wanted_.as<PipeEnd>(index)->write_end; };
     const auto writer = std::ranges::find_if(ends, is_writer);
     if (writer == ends.end() || *std::ranges::find_if_not(ends, is_writer) != wanted) return;
-    contents_.emplace_back(RefillPipe{wanted, fd, wanted_.numbers(*writer).front(), wanted_.file(wanted).status_flags});
+    contents_.emplace_back(RefillPipe{wanted, fd, wanted_.at_home(*writer), wanted_.file(wanted).status_flags});
   }
 
   // ------------------------------------------------------------------ memfds
@@ -424,7 +477,12 @@ class Planner {
           std::ranges::any_of(locks, [](const auto& one) { return one.kind == model::LockKind::lease; }))
         refuse(wanted, "somebody else is breaking its lease just now", "wait until that one has the file open");
     }
-    locks_ = plan_table_locks(wanted_.table(), living_.table(), matches_.living_of);
+    for (std::size_t wanted = 0; wanted < wanted_.files(); ++wanted)
+      if (!matches_.living_of[wanted] && !wanted_.numbers(wanted).empty())
+        spares_.emplace(wanted, wanted_.home(wanted));
+    for (const auto* const part : {&made_, &joined_, &rights_, &contents_})
+      for (std::size_t at = 0; at < part->size(); ++at) need_spares(DescriptorOperation((*part)[at]));
+    locks_ = plan_table_locks(wanted_, living_, matches_, spares_);
     plan_.record = locks_.record;
     plan_.last = locks_.last;
   }
@@ -434,36 +492,52 @@ class Planner {
     for (std::size_t wanted = 0; wanted < wanted_.files(); ++wanted) {
       const auto* const set = wanted_.as<EpollSet>(wanted);
       if (set == nullptr || wanted_.numbers(wanted).empty()) continue;
-      const RemoteFd epoll = wanted_.numbers(wanted).front();
       static const EpollSet kEmpty;
       const EpollSet& living = matches_.living_of[wanted] ? *living_.as<EpollSet>(*matches_.living_of[wanted]) : kEmpty;
       std::vector<bool> kept(set->entries.size(), false);
       for (const EpollEntry& entry : living.entries) {
-        const auto same = std::ranges::find(set->entries, entry.fd, &EpollEntry::fd);
+        const auto same =
+            std::ranges::find_if(set->entries, [&](const EpollEntry& other) { return is_same_entry(other, entry); });
         const bool exclusive =
             ((entry.events | (same == set->entries.end() ? 0U : same->events)) & EPOLLEXCLUSIVE) != 0;
         const bool equal =
             same != set->entries.end() && same_events(same->events, entry.events) && same->data == entry.data;
-        if (same == set->entries.end() || !same_file_under(entry.fd) || (exclusive && !equal)) {
-          unwatches_.emplace_back(Unwatch{living_.numbers(*matches_.living_of[wanted]).front(), entry.fd});
+        if (same == set->entries.end() || (exclusive && !equal)) {
+          // Where it is added again in another table, it goes there, right before.
+          if (same == set->entries.end() || same->fd == entry.fd)
+            unwatches_.emplace_back(Unwatch{living_number(wanted, entry.fd.table), entry.fd});
+          else
+            watches_.emplace_back(Unwatch{wanted_.number_at(wanted, same->fd.table), same->fd});
           continue;
         }
         kept[static_cast<std::size_t>(same - set->entries.begin())] = true;
         // An edge that came at the snapshot may have been taken since: arming anew reports what is ready now.
         const bool edge = (same->events & EPOLLET) != 0 && !exclusive && !fired(same->events);
-        if (!equal || edge) watches_.emplace_back(Watch{epoll, same->fd, same->events, same->data, true});
+        if (!equal || edge)
+          watches_.emplace_back(
+              Watch{wanted_.number_at(wanted, same->fd.table), same->fd, same->events, same->data, true});
       }
       for (std::size_t at = 0; at < set->entries.size(); ++at) {
         const EpollEntry& entry = set->entries[at];
-        if (!kept[at]) watches_.emplace_back(Watch{epoll, entry.fd, entry.events, entry.data, false});
+        if (!kept[at])
+          watches_.emplace_back(
+              Watch{wanted_.number_at(wanted, entry.fd.table), entry.fd, entry.events, entry.data, false});
       }
     }
   }
 
-  // Does the number name, after the rollback, the file that it names now?
-  [[nodiscard]] bool same_file_under(RemoteFd fd) const {
-    const model::Descriptor* const descriptor = wanted_.at(fd);
-    return descriptor != nullptr && stays(*descriptor);
+  // Do both watch the same file by the same number? The table does not count: one that inherited the file, number and
+  // all, leads to the same entry.
+  [[nodiscard]] bool is_same_entry(const EpollEntry& wanted, const EpollEntry& living) const {
+    if (wanted.fd.value != living.fd.value) return false;
+    const model::Descriptor* const then = wanted_.at(wanted.fd);
+    const model::Descriptor* const now = living_.at(living.fd);
+    return then != nullptr && now != nullptr && matches_.living_of[then->open_file] == now->open_file;
+  }
+  // A number of the living file that this wanted one is, in the table if that has one.
+  [[nodiscard]] RemoteFd living_number(std::size_t wanted, int table) const {
+    const std::size_t living = *matches_.living_of[wanted];
+    return living_.number_in(living, table).value_or(living_.numbers(living).front());
   }
 
   // ------------------------------------------------------------------ for people
@@ -476,18 +550,19 @@ class Planner {
   void describe() {
     std::map<RemoteFd, int> all;
     for (const auto& descriptor : wanted_.descriptors()) all[descriptor.fd];
-    for (const auto& descriptor : living_.descriptors()) all[descriptor.fd];
+    for (const auto& descriptor : living_.descriptors())
+      if (!is_surplus(descriptor.fd)) all[descriptor.fd];
     for (const auto& [fd, unused] : all) describe_number(fd, wanted_.at(fd), living_.at(fd));
   }
 
   void describe_number(RemoteFd fd, const model::Descriptor* wanted, const model::Descriptor* there) {
     if (wanted == nullptr) {
       const std::string what = model::describe(living_.file(there->open_file));
-      differ(Sign::added, fmt::format("descriptor {}", fd.value), "opened since: " + what);
+      differ(Sign::added, model::name_of(fd, wanted_.tasks()), "opened since: " + what);
       return;
     }
     const OpenFile& file = wanted_.file(wanted->open_file);
-    const std::string object = fmt::format("descriptor {} ({})", fd.value, model::describe(file));
+    const std::string object = fmt::format("{} ({})", model::name_of(fd, wanted_.tasks()), model::describe(file));
     if (there == nullptr) {
       differ(Sign::removed, object, "closed since");
     } else if (matches_.living_of[wanted->open_file] == there->open_file) {
@@ -546,10 +621,13 @@ class Planner {
     }
   }
 
+  [[nodiscard]] bool is_told_as(const EpollEntry& wanted, const EpollEntry& living) const {
+    return wanted.fd == living.fd || is_same_entry(wanted, living);
+  }
   void describe_epoll(const std::string& object, const EpollSet& set, const EpollSet& now) {
     for (const EpollEntry& entry : set.entries) {
       const auto same =
-          std::ranges::find_if(now.entries, [&](const EpollEntry& e) { return e.fd == entry.fd && !e.stale; });
+          std::ranges::find_if(now.entries, [&](const EpollEntry& e) { return is_told_as(entry, e) && !e.stale; });
       if (same == now.entries.end()) {
         differ(Sign::changed, object, fmt::format("watches {} no more", entry.fd.value));
       } else if (!same_events(entry.events, same->events) || entry.data != same->data) {
@@ -558,7 +636,7 @@ class Planner {
       }
     }
     for (const EpollEntry& entry : now.entries) {
-      if (std::ranges::find(set.entries, entry.fd, &EpollEntry::fd) == set.entries.end()) {
+      if (std::ranges::none_of(set.entries, [&](const EpollEntry& e) { return is_told_as(e, entry); })) {
         differ(Sign::changed, object, fmt::format("watches {} since", entry.fd.value));
       }
     }
@@ -568,34 +646,76 @@ class Planner {
     for (std::size_t wanted = 0; wanted < wanted_.files(); ++wanted) {
       const auto* const pipe = wanted_.as<PipeEnd>(wanted);
       if (pipe != nullptr && pipe->outside && matches_.living_of[wanted]) {
-        plan_.notes.push_back(name(wanted) + ": leads out of the task; kept with what is in it");
+        plan_.notes.push_back(
+            fmt::format("{}: leads out of the {}; kept with what is in it", name(wanted), wanted_.scope()));
       }
     }
   }
 
   void assemble() {
+    for (std::size_t at = 0; at < watches_.size(); ++at) need_spares(DescriptorOperation(watches_[at]));
     // A listening socket cannot be bound while a connection of its port stands; the other way round it can.
     std::ranges::stable_partition(
         made_, [](const DescriptorOperation& operation) { return !std::holds_alternative<MakeConnection>(operation); });
     note_outside();
-    for (auto* const part : {&made_, &joined_, &locks_.take, &unwatches_, &closes_, &places_, &locks_.settle, &rights_,
-                             &contents_, &watches_}) {
+    for (auto* const part : {&made_, &imports_, &joined_, &locks_.take, &unwatches_, &closes_, &places_, &locks_.settle,
+                             &rights_, &contents_, &watches_}) {
       plan_.operations.insert(plan_.operations.end(), part->begin(), part->end());
     }
   }
 
   Table wanted_;
   Table living_;
+  int tables_;  // those behind are surplus
   Matches matches_;
+  Spares spares_;
   TableLocks locks_;
-  std::vector<DescriptorOperation> made_, joined_, unwatches_, closes_, places_, rights_, contents_, watches_;
+  std::vector<DescriptorOperation> made_, imports_, joined_, unwatches_, closes_, places_, rights_, contents_, watches_;
   DescriptorPlan plan_;
 };
 
 }  // namespace
 
-DescriptorPlan plan_descriptors(const DescriptorTable& wanted, const DescriptorTable& living) {
-  return Planner(wanted, living).plan();
+DescriptorPlan plan_descriptors(const DescriptorTable& wanted, const DescriptorTable& living,
+                                std::span<const model::Pid> tasks) {
+  return Planner(wanted, living, tasks).plan();
+}
+
+int table_of(const DescriptorOperation& operation, const DescriptorPlan& plan) {
+  const auto home = [&](std::size_t file) { return file < plan.homes.size() ? plan.homes[file] : 0; };
+  return std::visit(
+      [&]<class Operation>(const Operation& o) {
+        if constexpr (requires { o.table; }) {
+          return o.table;
+        } else if constexpr (requires { o.epoll; }) {
+          return o.epoll.table;
+        } else if constexpr (requires { o.to; }) {
+          return o.to.table;
+        } else if constexpr (requires { o.fd; }) {
+          return o.fd.table;
+        } else if constexpr (std::is_same_v<Operation, TakeLiving> || std::is_same_v<Operation, SetOption>) {
+          return o.from.table;
+        } else if constexpr (std::is_same_v<Operation, MakePipe>) {
+          return home(o.read_end ? *o.read_end : o.write_end.value_or(0));
+        } else if constexpr (requires { o.first; }) {
+          return home(o.first);
+        } else {
+          return home(o.file);
+        }
+      },
+      operation);
+}
+
+std::string text(const DescriptorOperation& operation, const DescriptorPlan& plan) {
+  if (plan.tasks.size() < 2) return text(operation);
+  const auto table = static_cast<std::size_t>(table_of(operation, plan));
+  return fmt::format("task {}: {}", table < plan.tasks.size() ? plan.tasks[table].value : 0, text(operation));
+}
+
+std::vector<std::string> texts(const DescriptorPlan& plan) {
+  std::vector<std::string> all;
+  for (const DescriptorOperation& operation : plan.operations) all.push_back(text(operation, plan));
+  return all;
 }
 
 std::string text(const DescriptorOperation& operation) {
@@ -606,6 +726,7 @@ std::string text(const DescriptorOperation& operation) {
       Overloaded{
           [](const TakeHeld& o) { return fmt::format("give the task the held file {}", o.file); },
           [](const TakeLiving& o) { return fmt::format("keep descriptor {} for file {}", o.from.value, o.file); },
+          [](const Import& o) { return fmt::format("give it a number of file {}", o.file); },
           [&](const MakePipe& o) {
             return fmt::format("make a pipe: read end {}, write end {}", pipe_end(o.read_end), pipe_end(o.write_end));
           },

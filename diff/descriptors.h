@@ -1,5 +1,7 @@
-// What differs between two descriptor tables, and what removes the difference. Pure.
+// What differs between the descriptor tables of a tree and those of its snapshot, and what removes the difference.
+// Pure.
 //
+// A tree has a table for each of its tasks, or one for several (CLONE_FILES); the open files behind them are one list.
 // A wanted open file is first looked for among the living ones: the very same description (OpenFile::same_as), or, for
 // objects that live inside the task only (pipes, eventfds, epoll sets, socket pairs, listening sockets), one of the
 // same kind at the same number: which of two such objects stands there makes no difference to the program, and what it
@@ -8,11 +10,18 @@
 //
 // Then every wanted number is filled: where it already names the right file nothing is done, else dup3(2) puts the file
 // there from a number that keeps it, or from a spare. So numbers may be permuted at will.
+//
+// Each table's operations are carried out by one of its tasks. What is done to an open file, and not to a number, is
+// done once, in the file's *home*: the lowest table that has it, of all the files that are put right together with it
+// (two ends of a pipe, a socket and who sends to it). A table that needs a file which it cannot have by itself gets a
+// spare number of it while everything is prepared (Import): what is committed in one table never depends on what is
+// committed in another, so that the tasks may finish alone and in any order.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <string>
 #include <variant>
 #include <vector>
@@ -25,6 +34,16 @@ namespace relive::diff {
 
 // `file` is an index into the wanted table's open_files throughout.
 
+// A spare number is known when it has been taken: until then this stands for the one of a wanted file in a table.
+[[nodiscard]] constexpr model::RemoteFd spare_number(std::size_t file, int table) {
+  return {.value = -2 - static_cast<int>(file), .table = table};
+}
+// The file, of what spare_number() gave; else none.
+[[nodiscard]] constexpr std::optional<std::size_t> spare_file(model::RemoteFd fd) {
+  if (fd.value > -2) return std::nullopt;
+  return static_cast<std::size_t>(-2 - fd.value);
+}
+
 // --- prepared beside the living table; all that can fail
 struct TakeHeld {  // the keeper's duplicate goes to a spare number
   std::size_t file;
@@ -35,6 +54,11 @@ struct OpenAnew {  // a file with locks that may not be held: opened again throu
 struct TakeLiving {  // a second number for a living file that the table is about to lose or move
   std::size_t file;
   model::RemoteFd from;
+};
+struct Import {  // a table gets a spare number of a file that it does not have
+  std::size_t file;
+  int table;
+  std::optional<model::RemoteFd> from;  // a number in a living table; none: its spare number at home
 };
 struct MakePipe {  // with its unread bytes and capacity; an end that is not wanted is closed
   std::optional<std::size_t> read_end;
@@ -90,6 +114,7 @@ struct TakeLocks {
   std::optional<model::RemoteFd> from;  // its number in the living table; none: its spare number
   std::vector<LockStep> steps;
   std::vector<LockStep> back;
+  int table = 0;
 };
 
 // --- committed, in this order
@@ -126,6 +151,7 @@ struct Seek {
 };
 struct CloseSpare {  // before POSIX locks are set: its close would let go of them
   std::size_t file;
+  int table = 0;
 };
 struct SetLocks {
   std::size_t file;
@@ -177,7 +203,7 @@ struct Watch {
 };
 
 using DescriptorOperation =
-    std::variant<TakeHeld, TakeLiving, MakePipe, MakeSelfContained, OpenTerminal, MakeEpollSet, MakeSocket,
+    std::variant<TakeHeld, TakeLiving, Import, MakePipe, MakeSelfContained, OpenTerminal, MakeEpollSet, MakeSocket,
                  MakeSocketPair, MakeConnection, MakeHungUp, ConnectSocket, FillSocket, SetOption, OpenAnew,
                  PutContents, TakeLocks, CloseSpare, SetLocks, Unwatch, CloseDescriptor, Place, SetCloseOnExec,
                  SetStatusFlags, SetOwner, Seek, RefillPipe, PutRight, RefillConnection, EmptySocket, RefillSocket,
@@ -186,7 +212,7 @@ using DescriptorOperation =
 // One line for --dry-run: "close descriptor 9".
 std::string text(const DescriptorOperation& operation);
 
-// The POSIX locks that the task has now: what an undo of everything gives back, since the close of a spare number lets
+// The POSIX locks that a task has now: what an undo of everything gives back, since the close of a spare number lets
 // go of them.
 struct LivingLocks {
   model::RemoteFd fd;
@@ -200,11 +226,21 @@ struct DescriptorPlan {
   std::vector<LivingLocks> record;              // noted before anything is prepared
   std::vector<SetLocks> last;                   // carried out when the commit has closed its last number
   std::vector<std::string> notes;               // "descriptor 9 (socket a -> b): connection kept"
+  std::vector<int> homes;                       // by wanted file
+  std::vector<model::Pid> tasks;                // by table: whose it is; empty where there is one table
 };
 
+// The table whose task carries an operation out.
+[[nodiscard]] int table_of(const DescriptorOperation& operation, const DescriptorPlan& plan);
+// The same line, with the task where there are several tables: "task 4242: close descriptor 9".
+std::string text(const DescriptorOperation& operation, const DescriptorPlan& plan);
+std::vector<std::string> texts(const DescriptorPlan& plan);
+
 // REQUIRES: capture::unhandled(wanted) is empty; `living` was captured against `wanted`. A plan with refusals is not to
-// be carried out.
-DescriptorPlan plan_descriptors(const model::DescriptorTable& wanted, const model::DescriptorTable& living);
+// be carried out. `tasks`: whose each wanted table is, where there are several (the first one's that shares it). Tables
+// of `living` behind those are surplus: their tasks are going to end, so nothing is done in them.
+DescriptorPlan plan_descriptors(const model::DescriptorTable& wanted, const model::DescriptorTable& living,
+                                std::span<const model::Pid> tasks = {});
 
 // The flags of open(2) that fcntl(F_SETFL) can change.
 inline constexpr std::uint32_t kChangeableFlags = 02000 /* O_APPEND */ | 04000 /* O_NONBLOCK */ | 020000 /* O_ASYNC */ |

@@ -44,7 +44,8 @@ std::vector<std::uint64_t> stretches(LockKind kind, const std::vector<FileLock>&
 }
 
 bool same_lock(const FileLock& a, const FileLock& b) {
-  return a.kind == b.kind && a.mode == b.mode && a.first == b.first && a.last == b.last && a.breaking == b.breaking;
+  return a.kind == b.kind && a.mode == b.mode && a.first == b.first && a.last == b.last && a.breaking == b.breaking &&
+         a.table == b.table;
 }
 bool has(const std::vector<FileLock>& locks, const FileLock& lock) {
   return std::ranges::any_of(locks, [&](const FileLock& other) { return same_lock(other, lock); });

@@ -73,13 +73,12 @@ bool armed_anew(std::int64_t wanted_left, std::int64_t wanted_interval, std::int
 
 class Planner {
  public:
-  Planner(const model::Process& wanted, const model::Process& living, std::span<const model::Tid> threads)
-      : wanted_(wanted), living_(living), threads_(threads) {}
+  Planner(const model::Process& wanted, const model::Process& living, std::span<const model::Tid> threads, bool requeue)
+      : wanted_(wanted), living_(living), threads_(threads), requeue_(requeue) {}
 
   // The order is the order of the commit program: timers last.
   ProcessPlan plan() && {
     identity();
-    children();
     signals();
     directories();
     attributes();
@@ -109,8 +108,6 @@ class Planner {
       refuse("executable", fmt::format("changed since the snapshot: {} -> {}", wanted_.executable, living_.executable),
              "the task executed another program: take a new snapshot");
     }
-    same("process group", wanted_.group, living_.group, kNewSnapshot);
-    same("session", wanted_.session, living_.session, kNewSnapshot);
     for (std::size_t i = 0; i < wanted_.namespaces.size(); ++i) {
       same(fmt::format("{} namespace", model::kNamespaces[i]), wanted_.namespaces[i], living_.namespaces[i],
            kNewSnapshot);
@@ -120,28 +117,6 @@ class Planner {
       plan_.notes.emplace_back("the task has lost its controlling terminal since, which cannot come back");
     } else {
       same("controlling terminal", wanted_.controlling_terminal, living_.controlling_terminal, kNewSnapshot);
-    }
-    if (wanted_.parent != living_.parent) {  // only its parent's death gives a task another parent
-      plan_.notes.push_back(
-          fmt::format("parent {} has ended since; the task's parent stays {}", wanted_.parent, living_.parent));
-    }
-  }
-
-  void children() {
-    std::vector<std::int32_t> ended;
-    std::vector<std::int32_t> born;
-    std::ranges::set_difference(wanted_.children, living_.children, std::back_inserter(ended));
-    std::ranges::set_difference(living_.children, wanted_.children, std::back_inserter(born));
-    for (const auto child : ended) {
-      difference(Family::process, fmt::format("child {}", child), "ended since", Sign::removed);
-      refuse(fmt::format("child {}", child),
-             "ended since the snapshot and was waited for; the task would wait for it again",
-             "this release rolls back one process: take the snapshot while it has no children");
-    }
-    for (const auto child : born) {
-      difference(Family::process, fmt::format("child {}", child), "born since", Sign::added);
-      refuse(fmt::format("child {}", child), "born since the snapshot; this release rolls back one process",
-             "wait until it has ended, or end it");
     }
   }
 
@@ -183,7 +158,7 @@ class Planner {
     const bool may_fire =
         std::ranges::any_of(living_.interval_timers, [](const auto& timer) { return timer.left_us != 0; }) ||
         std::ranges::any_of(living_.timers, [](const auto& timer) { return timer.left_ns != 0; });
-    if (changed || discards || from_timer || may_fire) operation(RequeueSignals{.wanted = wanted_.pending});
+    if (changed || discards || from_timer || may_fire || requeue_) operation(RequeueSignals{.wanted = wanted_.pending});
   }
 
   void directories() {
@@ -332,6 +307,7 @@ class Planner {
   const model::Process& wanted_;
   const model::Process& living_;
   std::span<const model::Tid> threads_;
+  bool requeue_;
   ProcessPlan plan_;
 };
 
@@ -391,8 +367,8 @@ std::string limit_name(int resource) {
 }
 
 ProcessPlan plan_process(const model::Process& wanted, const model::Process& living,
-                         std::span<const model::Tid> living_threads) {
-  return Planner(wanted, living, living_threads).plan();
+                         std::span<const model::Tid> living_threads, bool requeue) {
+  return Planner(wanted, living, living_threads, requeue).plan();
 }
 
 std::string text(const ProcessOperation& operation) {

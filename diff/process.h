@@ -85,9 +85,10 @@ struct ProcessPlan {
 // Running down is no difference: a timer that is armed on both sides is set back to the time that was left, and only
 // shown as a difference where it was armed anew (more time left than it had, by over a second) or with another
 // interval. `living_threads`: the threads that live now, where known: a timer whose target is not among them is made
-// again.
+// again. `requeue`: signals may come between now and the commit (children are ended); those pending then are replaced
+// by the wanted ones. Parents, groups, sessions and children are the tree's (diff/tree.h).
 ProcessPlan plan_process(const model::Process& wanted, const model::Process& living,
-                         std::span<const model::Tid> living_threads = {});
+                         std::span<const model::Tid> living_threads = {}, bool requeue = false);
 
 // "SIGTERM", "SIGRTMIN+3", "signal 32".
 std::string signal_name(int signal);

@@ -101,6 +101,16 @@ bool can_be_refilled(const Socket& wanted, const Socket& living) {
 
 }  // namespace
 
+std::vector<std::size_t> partners(std::size_t wanted, const Table& wanted_table) {
+  const auto& socket = *wanted_table.as<Socket>(wanted);
+  std::vector<std::size_t> all;
+  if (const auto peer = wanted_table.socket_with_inode(socket.peer_inode)) all.push_back(*peer);
+  if (socket.unread.empty()) return all;
+  for (const auto& sender : senders_of(socket, wanted_table).value_or(Senders{}))
+    if (sender) all.push_back(*sender);
+  return all;
+}
+
 bool can_become(const Socket& wanted, const Socket& living) {
   if (wanted.family != living.family || wanted.type != living.type || wanted.protocol != living.protocol) return false;
   if (is_datagram(wanted)) {
@@ -155,7 +165,7 @@ void make_datagram_socket(std::size_t wanted, const Table& table, const Table& l
                           SocketPart& part) {
   const auto& socket = *table.as<Socket>(wanted);
   part.made.emplace_back(MakeSocket{wanted});
-  if (socket.shutdown != 0) part.contents.emplace_back(ShutDown{table.numbers(wanted).front(), socket.shutdown});
+  if (socket.shutdown != 0) part.contents.emplace_back(ShutDown{table.at_home(wanted), socket.shutdown});
   if (leads_outside(socket) || socket.peer_inode != 0) {
     if (socket.peer.empty()) {
       part.refusal =
@@ -177,7 +187,9 @@ void make_datagram_socket(std::size_t wanted, const Table& table, const Table& l
   FillSocket fill{.file = wanted, .senders = std::move(*senders), .numbers = {}};
   for (const auto& sender : fill.senders) {
     const auto living = sender ? matches.living_of[*sender] : std::nullopt;
-    fill.numbers.push_back(living ? std::optional(living_table.numbers(*living).front()) : std::nullopt);
+    const int home = table.home(wanted);
+    fill.numbers.push_back(living ? living_table.number_in(*living, home).value_or(spare_number(*sender, home))
+                                  : std::optional<model::RemoteFd>());
   }
   part.joined.emplace_back(std::move(fill));
 }
@@ -235,8 +247,7 @@ void refill(SocketPart& part, std::size_t wanted, const Table& wanted_table, con
          .hint = fmt::format("at most {}, with neither TCP_CORK nor a small SO_SNDBUF", kMostRefilled)});
     return;
   }
-  part.rights.emplace_back(
-      RefillConnection{wanted, wanted_table.numbers(wanted).front(), wanted_table.numbers(*peer).front()});
+  part.rights.emplace_back(RefillConnection{wanted, wanted_table.at_home(wanted), wanted_table.at_home(*peer)});
 }
 
 void put_messages_right(std::size_t wanted, const Table& wanted_table, const Table& living_table,
@@ -252,7 +263,7 @@ void put_messages_right(std::size_t wanted, const Table& wanted_table, const Tab
                                      only_they_can_send(socket)));
     return;
   }
-  part.rights.emplace_back(EmptySocket{wanted_table.numbers(wanted).front(), wanted_table.file(wanted).status_flags});
+  part.rights.emplace_back(EmptySocket{wanted_table.at_home(wanted), wanted_table.file(wanted).status_flags});
   if (!socket.unread.empty()) part.contents.emplace_back(RefillSocket{wanted, living_index, std::move(*senders)});
 }
 
@@ -281,7 +292,7 @@ SocketPart put_right_socket(std::size_t wanted, const Table& wanted_table, const
                                      .living = now == nullptr ? std::vector<std::byte>{} : now->value});
   }
   if (socket.state == SocketState::listening && socket.backlog != living.backlog)
-    part.rights.emplace_back(Listen{wanted_table.numbers(wanted).front(), socket.backlog});
+    part.rights.emplace_back(Listen{wanted_table.at_home(wanted), socket.backlog});
   if (socket.peer_inode != 0 && socket.family != AF_UNIX)
     refill(part, wanted, wanted_table, living_table, matches);
   else

@@ -21,6 +21,9 @@ namespace relive::diff {
 [[nodiscard]] bool can_stay(const model::Socket& wanted, const model::Socket& living, const Table& wanted_table,
                             const Table& living_table, const Matches& matches);
 
+// Who is handled together with it: the other end, and who sends again what is unread in it.
+[[nodiscard]] std::vector<std::size_t> partners(std::size_t wanted, const Table& wanted_table);
+
 // What a socket adds to a plan.
 struct SocketPart {
   std::vector<DescriptorOperation> made;      // prepared

@@ -1,17 +1,14 @@
-// What happens to the locks and leases of a descriptor table. Part of diff/descriptors.h.
+// What happens to the locks and leases of descriptor tables. Part of diff/descriptors.h.
 //
-// flock(2) and open-file-description locks and leases go with the open file description. POSIX locks belong to the task
-// and one file, whatever description they were taken through; each close(2) of a descriptor of that file lets go of all
-// of them, so they are taken again right behind the last close of a rollback, and once more at its end.
+// flock(2) and open-file-description locks and leases go with the open file description. POSIX locks belong to one
+// table and one file, whatever description they were taken through; each close(2) of a descriptor of that file lets go
+// of all of them, so they are taken again right behind the last close of a rollback, and once more at its end.
 #pragma once
 
-#include <cstddef>
-#include <optional>
 #include <vector>
 
 #include "diff/descriptors.h"
-#include "diff/difference.h"
-#include "model/descriptor.h"
+#include "diff/table.h"
 
 namespace relive::diff {
 
@@ -22,8 +19,7 @@ struct TableLocks {
   std::vector<SetLocks> last;               // when the last number is closed
 };
 
-// `living_of`: by wanted file, the living one that it is, if any.
-TableLocks plan_table_locks(const model::DescriptorTable& wanted, const model::DescriptorTable& living,
-                            const std::vector<std::optional<std::size_t>>& living_of);
+// `spares`: of which files spare numbers are closed at the end.
+TableLocks plan_table_locks(const Table& wanted, const Table& living, const Matches& matches, const Spares& spares);
 
 }  // namespace relive::diff

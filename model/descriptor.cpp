@@ -16,6 +16,12 @@ Words words_of(const FileObject& object) {
   return std::visit([](const auto& one) { return words(one); }, object);
 }
 
+std::string name_of(RemoteFd fd, std::span<const Pid> tasks) {
+  if (tasks.size() < 2) return fmt::format("descriptor {}", fd.value);
+  const auto table = static_cast<std::size_t>(fd.table);
+  return fmt::format("descriptor {} of task {}", fd.value, table < tasks.size() ? tasks[table].value : 0);
+}
+
 namespace {
 bool has_file(const OpenFile& file) {
   return std::holds_alternative<RegularFile>(file.object) || std::holds_alternative<DeviceFile>(file.object);

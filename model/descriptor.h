@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <string>
 #include <variant>
 #include <vector>
@@ -24,7 +25,7 @@ namespace relive::model {
 
 // One file that an epoll set watches. The kernel keys entries on (file, number), not on the number alone.
 struct EpollEntry {
-  RemoteFd fd;  // "tfd" of fdinfo
+  RemoteFd fd;  // "tfd" of fdinfo, in the lowest table that has the set, and the file under that number
   std::uint32_t events = 0;
   std::uint64_t data = 0;
   bool stale = false;  // the file it watches is no longer the one under this number
@@ -70,7 +71,7 @@ struct Descriptor {
 };
 
 struct DescriptorTable {
-  std::vector<Descriptor> descriptors;  // by number, ascending
+  std::vector<Descriptor> descriptors;  // of all tables of the tree; by table and number, ascending
   std::vector<OpenFile> open_files;
 };
 
@@ -83,6 +84,8 @@ struct DescriptorTable {
 // because of its locks.
 [[nodiscard]] bool is_opened_anew(const OpenFile& file);
 
+// For people: "descriptor 5"; "descriptor 5 of task 4242" where there are several tables. `tasks`: whose each table is.
+[[nodiscard]] std::string name_of(RemoteFd fd, std::span<const Pid> tasks = {});
 // For people: "/tmp/x", "pipe, read end", "socket 127.0.0.1:55 -> 127.0.0.1:80", "timerfd".
 [[nodiscard]] std::string describe(const OpenFile& file);
 [[nodiscard]] Words words_of(const FileObject& object);

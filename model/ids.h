@@ -28,10 +28,15 @@ struct TaskAddress {
   [[nodiscard]] constexpr TaskAddress operator+(std::uint64_t bytes) const { return {value + bytes}; }
 };
 
-// A descriptor number in a target's table.
+// A descriptor number in one of a target's tables; ordered by table, then by number.
 struct RemoteFd {
   int value = -1;
-  constexpr auto operator<=>(const RemoteFd&) const = default;
+  int table = 0;  // its index among the tables of the tree (model/tree.h)
+  constexpr bool operator==(const RemoteFd&) const = default;
+  constexpr std::strong_ordering operator<=>(const RemoteFd& other) const {
+    const auto order = table <=> other.table;
+    return order != 0 ? order : value <=> other.value;
+  }
 };
 
 }  // namespace relive::model

@@ -31,6 +31,7 @@ struct FileLock {
   std::uint64_t last = kLockToEnd;
   bool breaking = false;   // a lease that somebody else is breaking
   FileIdentity file = {};  // as the list of locks names it: fstat(2) may tell another device (btrfs)
+  int table = 0;           // of a POSIX lock: whose it is, as RemoteFd::table
   bool operator==(const FileLock&) const = default;
 };
 

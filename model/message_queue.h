@@ -14,7 +14,8 @@ struct MessageQueue {
   std::string path;  // "/name", as mq_open(3) takes it; " (deleted)" behind it when it was unlinked
   FileIdentity identity;
   std::int64_t position = 0;  // of read(2), which tells the queue's status
-  bool notifies = false;      // the task is told when a message comes (mq_notify(3))
+  bool notifies = false;      // a task of the tree is told when a message comes (mq_notify(3)) ...
+  int notified = 0;           // ... the one with this table (RemoteFd::table)
   bool operator==(const MessageQueue&) const = default;
 };
 Words words(const MessageQueue& queue);

@@ -1,10 +1,10 @@
 // A living or wanted task: the value that capture produces, a snapshot stores and diff compares.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
-#include "model/descriptor.h"
 #include "model/ids.h"
 #include "model/memory.h"
 #include "model/process.h"
@@ -18,7 +18,7 @@ struct Task {
   Process process;
   std::vector<Thread> threads;  // leader first, then by tid
   Memory memory;
-  DescriptorTable descriptors;
+  std::size_t table = 0;  // its descriptor table: RemoteFd::table of the tree's descriptors (model/tree.h)
 };
 
 }  // namespace relive::model

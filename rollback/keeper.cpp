@@ -60,10 +60,10 @@ struct Serve {
   Result<Answer> operator()(const ListOptions&) const { return ListReport{engine.list()}; }
   Result<Answer> operator()(const ShowOptions& options) const {
     RELIVE_TRY(require(engine, options.name));
-    const model::Task* task = engine.find(options.name);
-    if (task == nullptr) return fail(ErrorKind::system, "snapshot '" + options.name + "' has no model");
+    const model::Tree* tree = engine.find(options.name);
+    if (tree == nullptr) return fail(ErrorKind::system, "snapshot '" + options.name + "' has no model");
     for (const auto& info : engine.list())
-      if (info.name == options.name) return show(info, *task);
+      if (info.name == options.name) return show(info, *tree);
     return fail(ErrorKind::not_found, "snapshot '" + options.name + "' is gone");
   }
   Result<Answer> operator()(const DropOptions& options) const {

@@ -5,12 +5,13 @@
 #include <string>
 #include <vector>
 
-#include "model/task.h"
+#include "model/tree.h"
 #include "rollback/engine.h"
 
 namespace relive::rollback {
 
 struct ShownThread {
+  model::Pid task;
   model::Tid tid;
   std::string name;
   std::uint64_t instruction = 0;  // where it goes on
@@ -20,6 +21,7 @@ struct ShownThread {
 };
 
 struct ShownMapping {
+  model::Pid task;
   AddressRange range;
   std::string access;  // "rw-p", as /proc/PID/maps writes it
   std::uint64_t offset = 0;
@@ -27,6 +29,7 @@ struct ShownMapping {
 };
 
 struct ShownDescriptor {
+  model::Pid task;
   int fd = -1;
   std::string kind;  // "file", "pipe", "socket" ...
   std::string text;
@@ -34,6 +37,7 @@ struct ShownDescriptor {
 };
 
 struct ShownValue {
+  model::Pid task;
   std::string name;
   std::string value;
 };
@@ -46,6 +50,6 @@ struct ShowReport {
   std::vector<ShownValue> process;
 };
 
-ShowReport show(const SnapshotInfo& info, const model::Task& task);
+ShowReport show(const SnapshotInfo& info, const model::Tree& tree);
 
 }  // namespace relive::rollback

@@ -115,10 +115,10 @@ class Subject {
     if (!session_) session_.emplace(RELIVE_TRY(Session::infect(task)));
     {
       auto visit = RELIVE_TRY(Visit::begin(task, *session_));
-      wanted_ = RELIVE_TRY(capture::read_descriptors(visit, nullptr, nullptr));
+      wanted_ = RELIVE_TRY(capture::read_descriptors(std::array{&visit}, nullptr, nullptr));
       if (const auto reasons = capture::unhandled(wanted_); !reasons.empty())
         return fail(ErrorKind::refused, reasons.front());
-      RELIVE_TRY(capture::hold_descriptors(visit, wanted_, holds_));
+      RELIVE_TRY(capture::hold_descriptors(std::array{&visit}, wanted_, holds_));
     }
     task.resume();
     return {};
@@ -127,7 +127,8 @@ class Subject {
   Result<diff::DescriptorPlan> plan() {
     auto task = RELIVE_TRY(FrozenTask::freeze(child_.pid()));
     auto visit = RELIVE_TRY(Visit::begin(task, *session_));
-    return diff::plan_descriptors(wanted_, RELIVE_TRY(capture::read_descriptors(visit, &wanted_, &holds_)));
+    return diff::plan_descriptors(wanted_,
+                                  RELIVE_TRY(capture::read_descriptors(std::array{&visit}, &wanted_, &holds_)));
   }
 
   // Prepares and, if asked, commits; else the visit's end undoes it.
@@ -135,15 +136,17 @@ class Subject {
     auto task = RELIVE_TRY(FrozenTask::freeze(child_.pid()));
     auto plan = [&]() -> Result<diff::DescriptorPlan> {
       auto visit = RELIVE_TRY(Visit::begin(task, *session_));
-      const auto living = RELIVE_TRY(capture::read_descriptors(visit, &wanted_, &holds_));
+      const auto living = RELIVE_TRY(capture::read_descriptors(std::array{&visit}, &wanted_, &holds_));
       auto made = diff::plan_descriptors(wanted_, living);
       if (!made.refusals.empty()) return made;
       parasite::Program commit;
       parasite::Program cleanup;
       notes_.clear();
-      apply::Workshop workshop{.visit = visit, .holds = holds_, .commit = commit, .cleanup = cleanup, .notes = notes_};
-      RELIVE_TRY(apply::prepare_descriptors(workshop, made, wanted_, living));
-      RELIVE_TRY(apply::settle_locks(workshop, made));
+      apply::Workshop workshop{
+          .visit = visit, .holds = task_holds_, .files = holds_, .commit = commit, .cleanup = cleanup, .notes = notes_};
+      apply::Workshop* const tables[] = {&workshop};
+      RELIVE_TRY(apply::prepare_descriptors(tables, made, wanted_, living));
+      RELIVE_TRY(apply::settle_locks(tables, made));
       if (!carry_out) return made;
       for (std::size_t index = 0; index < cleanup.size(); ++index) {
         commit.add(cleanup.what(index), wire::Kind::syscall, {}, parasite::Program::OnError::go_on);
@@ -225,7 +228,8 @@ class Subject {
   Child child_;
   std::optional<Session> session_;
   model::DescriptorTable wanted_;
-  capture::Holds holds_;
+  capture::Holds task_holds_;
+  capture::FileHolds holds_;
   std::vector<std::string> notes_;
 };
 

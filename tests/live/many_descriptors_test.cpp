@@ -4,6 +4,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include <array>
 #include <bit>
 
 #include "capture/descriptors.h"
@@ -58,17 +59,17 @@ TEST(ManyDescriptorsTest, AreToldApartWithFewComparisons) {
     ASSERT_TRUE(visit.has_value()) << visit.error().text();
 
     std::uint64_t before = capture::kcmp_calls();
-    const auto snapshot = capture::read_descriptors(*visit, nullptr, nullptr);
+    const auto snapshot = capture::read_descriptors(std::array{&*visit}, nullptr, nullptr);
     ASSERT_TRUE(snapshot.has_value()) << snapshot.error().text();
     expect_right(*snapshot);
     const std::uint64_t n = snapshot->descriptors.size();
     ASSERT_GT(n, std::uint64_t{4} * kEach);
     EXPECT_LE(capture::kcmp_calls() - before, n * static_cast<unsigned>(std::bit_width(n)));
 
-    capture::Holds holds;
-    ASSERT_TRUE(capture::hold_descriptors(*visit, *snapshot, holds));
+    capture::FileHolds holds;
+    ASSERT_TRUE(capture::hold_descriptors(std::array{&*visit}, *snapshot, holds));
     before = capture::kcmp_calls();
-    const auto living = capture::read_descriptors(*visit, &*snapshot, &holds);
+    const auto living = capture::read_descriptors(std::array{&*visit}, &*snapshot, &holds);
     ASSERT_TRUE(living.has_value()) << living.error().text();
     expect_right(*living);
     for (const model::Descriptor& descriptor : living->descriptors) {

@@ -413,7 +413,8 @@ class Subject {
     parasite::Program commit;
     parasite::Program cleanup;
     std::vector<std::string> notes;
-    apply::Workshop workshop{.visit = visit, .holds = holds_, .commit = commit, .cleanup = cleanup, .notes = notes};
+    apply::Workshop workshop{
+        .visit = visit, .holds = holds_, .files = files_, .commit = commit, .cleanup = cleanup, .notes = notes};
     RELIVE_TRY(apply::prepare_memory(workshop, plan, pages,
                                      [&](tracking::Slot slot) { return store_there_ + slot * kPageSize; }));
     if (!commit_too) return {};
@@ -447,6 +448,7 @@ class Subject {
   Child child_;
   std::optional<Session> session_;
   capture::Holds holds_;
+  capture::FileHolds files_;
   Image wanted_;
   std::byte* store_here_ = nullptr;
   model::TaskAddress store_there_;

@@ -93,7 +93,8 @@ class Subject {
       parasite::Program commit;
       parasite::Program cleanup;
       std::vector<std::string> notes;
-      apply::Workshop workshop{.visit = visit, .holds = holds_, .commit = commit, .cleanup = cleanup, .notes = notes};
+      apply::Workshop workshop{
+          .visit = visit, .holds = holds_, .files = files_, .commit = commit, .cleanup = cleanup, .notes = notes};
       RELIVE_TRY(apply::raise_limits(workshop, made));
       RELIVE_TRY(apply::prepare_process(workshop, made, wanted_));
       if (!carry_out) return made;
@@ -144,6 +145,7 @@ class Subject {
   std::optional<Session> session_;
   model::Process wanted_;
   capture::Holds holds_;
+  capture::FileHolds files_;
 };
 
 void handler_a(int) {}

@@ -289,6 +289,7 @@ struct Kernel {
     spares[o.file] = make(held);
   }
   void operator()(const diff::TakeLiving& o) { spares[o.file] = numbers.at(o.from.value).first; }
+  void operator()(const diff::Import&) { errors.push_back("one table imports nothing"); }
   void operator()(const diff::MakePipe& o) {
     if (o.read_end) make_spare(*o.read_end);
     if (o.write_end) make_spare(*o.write_end);
