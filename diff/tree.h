@@ -45,7 +45,8 @@ struct TreePlan {
                                  const model::Surroundings& surroundings);
 
 // The steps that take back the first `done` steps. REQUIRES: done <= plan.undoable.
-[[nodiscard]] std::vector<TreeStep> undo_tree(const TreePlan& plan, const model::Forest& living, std::size_t done);
+[[nodiscard]] std::vector<TreeStep> undo_tree(const TreePlan& plan, const model::Forest& living,
+                                              const model::Surroundings& surroundings, std::size_t done);
 
 // For --dry-run: the reasoning, then the steps, numbered.
 [[nodiscard]] std::vector<std::string> lines(const TreePlan& plan);

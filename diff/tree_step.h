@@ -59,15 +59,15 @@ struct SetSubreaper {
 // The actor ends itself so that its parent will read this status: exit_group(2), or a deadly signal to itself.
 struct ExitWith {
   int status = 0;
-  std::vector<Actor> orphans;  // its living children, which get another parent by this
-  Actor adopter;
+  std::vector<Actor> orphans{};  // its living children, which get another parent by this
+  Actor adopter{};
   bool operator==(const ExitWith&) const = default;
 };
 // SIGKILL; the actor is relive. Nobody has waited for it yet: the next step but one at most is the Reap of it.
 struct Kill {
   Actor target;
-  std::vector<Actor> orphans;
-  Actor adopter;
+  std::vector<Actor> orphans{};
+  Actor adopter{};
   bool operator==(const Kill&) const = default;
 };
 // wait4(pid, __WALL) by the child's parent. Actor outside: the parent is not ours; wait until it has waited.

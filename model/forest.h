@@ -40,9 +40,9 @@ struct TreeTask {
   int exit_signal = SIGCHLD;  // field 38 of proc_pid_stat(5); 0: none
   bool child_subreaper = false;
   TaskState state = TaskState::alive;
-  int status = 0;    // of a zombie, as wait4(2) will tell it
-  Pid suspended_by;  // the vfork(2) child that this task waits for to exec or exit; 0: none
-  Sharing sharing;
+  int status = 0;      // of a zombie, as wait4(2) will tell it
+  Pid suspended_by{};  // the vfork(2) child that this task waits for to exec or exit; 0: none
+  Sharing sharing{};
   bool operator==(const TreeTask&) const = default;
 };
 
