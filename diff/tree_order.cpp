@@ -137,6 +137,7 @@ class Builder {
     for (const TreeTask& task : in_.living.forest().tasks) {
       if (task.pid != number && task.group != number && task.session != number) continue;
       before(find(Kind::end, task.pid), stage);
+      if (born_.contains(task.pid)) continue;
       before(find(Kind::move_out, task.pid), stage);
       before(find(Kind::begin_session, task.pid), stage);
     }

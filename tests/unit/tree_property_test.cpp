@@ -207,7 +207,14 @@ void expect_all(const char* name, std::uint64_t pairs, const Pairing& how, bool 
     const Pair pair = random_pair(seed + i, how);
     const diff::TreePlan plan = diff::plan_tree(pair.wanted, pair.living, pair.surroundings);
     statistics.count(plan);
-    if (!plan.refusals.empty()) continue;
+    if (!plan.refusals.empty()) {
+      if (const char* shown = std::getenv("RELIVE_TREE_SHOW");
+          shown != nullptr && plan.refusals.front().reason.find(shown) != std::string::npos &&
+          pair.wanted.tasks.size() + pair.living.tasks.size() <= number("RELIVE_TREE_SIZE", 8)) {
+        std::cout << report(pair, plan, seed + i, plan.refusals.front().object + " " + plan.refusals.front().reason);
+      }
+      continue;
+    }
     std::string failed = carry_out(pair, plan);
     const std::size_t first = all_undone ? 0 : (plan.undoable == 0 ? 0 : (seed + i) % plan.undoable);
     const std::size_t last = all_undone ? plan.undoable : first;

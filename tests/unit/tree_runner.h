@@ -73,6 +73,7 @@ class TreeRunner {
       kernel_.kill(unfit);
       kernel_.wait(actor, unfit);
     }
+    if (child > 0 && actor == relive_) kernel_.put_into_tree(child);
     if (child > 0 && call.set_tid == 0) helpers_[made.child.number] = child;
     if (child > 0 && kernel_.find(child)->exit_signal != made.exit_signal) return -EPROTO;
     return child;
