@@ -132,12 +132,12 @@ std::string list_json(const std::vector<rollback::SnapshotInfo>& snapshots) {
   return dump({{"snapshots", list}});
 }
 
-std::string show_json(const rollback::ShowReport& report) {
-  Json object = of(report.info);
+namespace {
+Json of(const rollback::ShownTask& task) {
   Json process = Json::object();
-  for (const auto& value : report.process) process[value.name] = value.value;
+  for (const auto& value : task.process) process[value.name] = value.value;
   Json threads = Json::array();
-  for (const auto& thread : report.threads)
+  for (const auto& thread : task.threads)
     threads.push_back({{"tid", thread.tid.value},
                        {"name", thread.name},
                        {"instruction", fmt::format("{:#x}", thread.instruction)},
@@ -145,22 +145,29 @@ std::string show_json(const rollback::ShowReport& report) {
                        {"blocked_signals", fmt::format("{:#x}", thread.blocked_signals)},
                        {"pending_signals", thread.pending_signals}});
   Json mappings = Json::array();
-  for (const auto& mapping : report.mappings)
+  for (const auto& mapping : task.mappings)
     mappings.push_back({{"begin", fmt::format("{:#x}", mapping.range.begin)},
                         {"end", fmt::format("{:#x}", mapping.range.end)},
                         {"access", mapping.access},
                         {"offset", mapping.offset},
                         {"name", mapping.name}});
   Json descriptors = Json::array();
-  for (const auto& descriptor : report.descriptors)
+  for (const auto& descriptor : task.descriptors)
     descriptors.push_back({{"fd", descriptor.fd},
                            {"kind", descriptor.kind},
                            {"text", descriptor.text},
                            {"close_on_exec", descriptor.close_on_exec}});
-  object["process"] = process;
-  object["thread_list"] = threads;
-  object["mapping_list"] = mappings;
-  object["descriptor_list"] = descriptors;
+  return {{"pid", task.pid.value},      {"parent", task.parent.value}, {"name", task.name},
+          {"process", process},         {"thread_list", threads},      {"mapping_list", mappings},
+          {"descriptor_list", descriptors}};
+}
+}  // namespace
+
+std::string show_json(const rollback::ShowReport& report) {
+  Json object = of(report.info);
+  Json tasks = Json::array();
+  for (const auto& task : report.tasks) tasks.push_back(of(task));
+  object["task_list"] = tasks;
   return dump(object);
 }
 

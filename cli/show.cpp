@@ -16,9 +16,9 @@ void print_section(Output& output, std::string_view title, const Table& table) {
   for (const auto& line : table.lines(2)) output.line(line);
 }
 
-Table thread_table(const rollback::ShowReport& report) {
+Table thread_table(const rollback::ShownTask& task) {
   Table table({"TID", "NAME", "STANDS AT", "STACK", "BLOCKED", "PENDING"});
-  for (const auto& thread : report.threads)
+  for (const auto& thread : task.threads)
     table.row({fmt::format("{}", thread.tid.value), printable(thread.name), fmt::format("{:#x}", thread.instruction),
                fmt::format("{:#x}", thread.stack),
                thread.blocked_signals == 0 ? "-" : fmt::format("{:#x}", thread.blocked_signals),
@@ -27,7 +27,7 @@ Table thread_table(const rollback::ShowReport& report) {
 }
 
 // One line per file or kind, in the order of their first address.
-Table mapping_table(const rollback::ShowReport& report) {
+Table mapping_table(const rollback::ShownTask& task) {
   struct Sum {
     std::uint64_t begin = 0;
     std::uint64_t mappings = 0;
@@ -36,7 +36,7 @@ Table mapping_table(const rollback::ShowReport& report) {
   };
   std::vector<std::string> order;
   std::map<std::string, Sum> sums;
-  for (const auto& mapping : report.mappings) {
+  for (const auto& mapping : task.mappings) {
     const std::string name = mapping.name.empty() ? "anonymous" : mapping.name;
     auto& sum = sums[name];
     if (sum.mappings++ == 0) {
@@ -55,18 +55,23 @@ Table mapping_table(const rollback::ShowReport& report) {
   return table;
 }
 
-Table descriptor_table(const rollback::ShowReport& report) {
+Table descriptor_table(const rollback::ShownTask& task) {
   Table table({"FD", "KIND", "WHAT", ""});
-  for (const auto& descriptor : report.descriptors)
+  for (const auto& descriptor : task.descriptors)
     table.row({fmt::format("{}", descriptor.fd), descriptor.kind, printable(descriptor.text),
                descriptor.close_on_exec ? "close-on-exec" : ""});
   return table;
 }
 
-Table process_table(const rollback::ShowReport& report) {
+Table process_table(const rollback::ShownTask& task) {
   Table table({"", ""});
-  for (const auto& value : report.process) table.row({value.name, printable(value.value)});
+  for (const auto& value : task.process) table.row({value.name, printable(value.value)});
   return table;
+}
+
+std::string tasks_and_threads(const rollback::SnapshotInfo& info) {
+  const std::string threads = count(info.threads, "thread", "threads");
+  return info.tasks == 1 ? threads : fmt::format("{}, {}", count(info.tasks, "task", "tasks"), threads);
 }
 
 Result<ExitCode> run(const Words& words, Output& output) {
@@ -82,13 +87,20 @@ Result<ExitCode> run(const Words& words, Output& output) {
   const auto& info = report.info;
   output.line(fmt::format("snapshot {} of {} {}: {}, {} kept ({}), {}, {}; tracker {}",
                           output.paint(Color::bold, info.name), printable(info.command), info.pid.value,
-                          count(info.threads, "thread", "threads"), count(info.pages, "page", "pages"),
+                          tasks_and_threads(info), count(info.pages, "page", "pages"),
                           bytes_text(info.pages * 4096), count(info.mappings, "mapping", "mappings"),
                           count(info.descriptors, "descriptor", "descriptors"), info.tracker));
-  print_section(output, "process", process_table(report));
-  print_section(output, "threads", thread_table(report));
-  print_section(output, "mappings", mapping_table(report));
-  print_section(output, "descriptors", descriptor_table(report));
+  for (const auto& task : report.tasks) {
+    if (report.tasks.size() > 1) {
+      output.line("");
+      output.line(fmt::format("task {} {}, child of {}", output.paint(Color::bold, fmt::format("{}", task.pid.value)),
+                              printable(task.name), task.parent.value));
+    }
+    print_section(output, "process", process_table(task));
+    print_section(output, "threads", thread_table(task));
+    print_section(output, "mappings", mapping_table(task));
+    print_section(output, "descriptors", descriptor_table(task));
+  }
   return ExitCode::done;
 }
 

@@ -92,7 +92,7 @@ struct Engine::State {
   Result<void> way_back(const Snapshot& wanted, const RollbackOptions& options, RollbackReport& report);
   Result<void> settle(Stay& stay, const Snapshot& wanted, const Living& living, const Plan& plan);
   // What the living forest stands in: looked for only where a task of the snapshot does not live.
-  Result<model::Surroundings> surroundings(const Stay& stay, const Snapshot& wanted, const Living& living) const;
+  Result<model::Surroundings> surroundings(Stay& stay, const Snapshot& wanted, const Living& living) const;
   void forget(Snapshot& snapshot);
 };
 
@@ -287,15 +287,15 @@ void Engine::State::forget(Snapshot& snapshot) {
   std::erase_if(snapshots, [&](const auto& known) { return known.get() == &snapshot; });
 }
 
-Result<model::Surroundings> Engine::State::surroundings(const Stay& stay, const Snapshot& wanted,
+Result<model::Surroundings> Engine::State::surroundings(Stay& stay, const Snapshot& wanted,
                                                         const Living& living) const {
   const bool whole = std::ranges::all_of(living.tasks, [](const auto& task) { return task.has_value(); });
   model::Surroundings out;
   if (!whole) out = RELIVE_TRY(capture::read_surroundings(living.forest));
-  for (const auto& [pid, present] : stay.present()) {
-    const auto known = std::ranges::find(wanted.tree.tasks, pid, &model::Task::pid);
-    if (known == wanted.tree.tasks.end() || known->start_time == 0) continue;
-    if (present.exec_since) out.recreate[pid] = "executes another program since";
+  for (const auto& [task, present] : stay.present()) {
+    const auto known = std::ranges::find(wanted.tree.tasks, task, &model::Task::pid);
+    if (known == wanted.tree.tasks.end()) continue;
+    if (present.exec_since) out.recreate[task] = "executes another program since";
   }
   return out;
 }

@@ -100,34 +100,40 @@ struct PutAnswer {
   void operator()(const ShowReport& report) const {
     auto& message = *out.mutable_show();
     put(*message.mutable_info(), report.info);
-    for (const auto& thread : report.threads) {
-      auto& added = *message.add_threads();
-      added.set_tid(thread.tid.value);
-      added.set_name(thread.name);
-      added.set_instruction(thread.instruction);
-      added.set_stack(thread.stack);
-      added.set_blocked_signals(thread.blocked_signals);
-      added.set_pending_signals(thread.pending_signals);
-    }
-    for (const auto& mapping : report.mappings) {
-      auto& added = *message.add_mappings();
-      added.set_begin(mapping.range.begin);
-      added.set_end(mapping.range.end);
-      added.set_access(mapping.access);
-      added.set_offset(mapping.offset);
-      added.set_name(mapping.name);
-    }
-    for (const auto& descriptor : report.descriptors) {
-      auto& added = *message.add_descriptors();
-      added.set_fd(descriptor.fd);
-      added.set_kind(descriptor.kind);
-      added.set_text(descriptor.text);
-      added.set_close_on_exec(descriptor.close_on_exec);
-    }
-    for (const auto& value : report.process) {
-      auto& added = *message.add_process();
-      added.set_name(value.name);
-      added.set_value(value.value);
+    for (const auto& task : report.tasks) {
+      auto& shown = *message.add_tasks();
+      shown.set_pid(task.pid.value);
+      shown.set_parent(task.parent.value);
+      shown.set_name(task.name);
+      for (const auto& thread : task.threads) {
+        auto& added = *shown.add_threads();
+        added.set_tid(thread.tid.value);
+        added.set_name(thread.name);
+        added.set_instruction(thread.instruction);
+        added.set_stack(thread.stack);
+        added.set_blocked_signals(thread.blocked_signals);
+        added.set_pending_signals(thread.pending_signals);
+      }
+      for (const auto& mapping : task.mappings) {
+        auto& added = *shown.add_mappings();
+        added.set_begin(mapping.range.begin);
+        added.set_end(mapping.range.end);
+        added.set_access(mapping.access);
+        added.set_offset(mapping.offset);
+        added.set_name(mapping.name);
+      }
+      for (const auto& descriptor : task.descriptors) {
+        auto& added = *shown.add_descriptors();
+        added.set_fd(descriptor.fd);
+        added.set_kind(descriptor.kind);
+        added.set_text(descriptor.text);
+        added.set_close_on_exec(descriptor.close_on_exec);
+      }
+      for (const auto& value : task.process) {
+        auto& added = *shown.add_process();
+        added.set_name(value.name);
+        added.set_value(value.value);
+      }
     }
   }
   void operator()(const DropReport& report) const {
@@ -210,21 +216,26 @@ Result<Answer> take(const protocol::DiffReport& message) {
   return report;
 }
 
-Answer take(const protocol::ShowReport& message) {
-  ShowReport report;
-  report.info = take(message.info());
+ShownTask take(const protocol::ShownTask& message) {
+  ShownTask task{.pid = {message.pid()}, .parent = {message.parent()}, .name = message.name(), .threads = {}, .mappings = {}, .descriptors = {}, .process = {}};
   for (const auto& thread : message.threads())
-    report.threads.push_back({{thread.tid()},
-                              thread.name(),
-                              thread.instruction(),
-                              thread.stack(),
-                              thread.blocked_signals(),
-                              thread.pending_signals()});
+    task.threads.push_back({{thread.tid()},
+                            thread.name(),
+                            thread.instruction(),
+                            thread.stack(),
+                            thread.blocked_signals(),
+                            thread.pending_signals()});
   for (const auto& mapping : message.mappings())
-    report.mappings.push_back({{mapping.begin(), mapping.end()}, mapping.access(), mapping.offset(), mapping.name()});
+    task.mappings.push_back({{mapping.begin(), mapping.end()}, mapping.access(), mapping.offset(), mapping.name()});
   for (const auto& descriptor : message.descriptors())
-    report.descriptors.push_back({descriptor.fd(), descriptor.kind(), descriptor.text(), descriptor.close_on_exec()});
-  for (const auto& value : message.process()) report.process.push_back({value.name(), value.value()});
+    task.descriptors.push_back({descriptor.fd(), descriptor.kind(), descriptor.text(), descriptor.close_on_exec()});
+  for (const auto& value : message.process()) task.process.push_back({value.name(), value.value()});
+  return task;
+}
+
+Answer take(const protocol::ShowReport& message) {
+  ShowReport report{.info = take(message.info()), .tasks = {}};
+  for (const auto& task : message.tasks()) report.tasks.push_back(take(task));
   return report;
 }
 

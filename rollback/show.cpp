@@ -18,43 +18,46 @@ std::string access_text(const model::Mapping& mapping) {
   return out;
 }
 
-std::vector<ShownValue> process_values(const model::Task& task) {
-  const model::Process& process = task.process;
+std::vector<ShownValue> process_values(const model::Process& process) {
   const auto handlers = std::ranges::count_if(process.actions, [](const auto& action) { return action.handler > 1; });
   const auto running =
       std::ranges::count_if(process.interval_timers, [](const auto& timer) { return timer.left_us != 0; });
   const auto open_files = process.limits[RLIMIT_NOFILE];
   return {
-      {task.pid, "executable", process.executable},
-      {task.pid, "cwd", process.cwd.path},
-      {task.pid, "root", process.root.path},
-      {task.pid, "umask", fmt::format("{:04o}", process.umask)},
-      {task.pid, "open files limit", fmt::format("{} of {}", open_files.soft, open_files.hard)},
-      {task.pid, "signal handlers", fmt::format("{}", handlers)},
-      {task.pid, "pending signals", fmt::format("{}", process.pending.size())},
-      {task.pid, "interval timers", fmt::format("{} running", running)},
-      {task.pid, "POSIX timers", fmt::format("{}", process.timers.size())},
+      {"executable", process.executable},
+      {"cwd", process.cwd.path},
+      {"root", process.root.path},
+      {"umask", fmt::format("{:04o}", process.umask)},
+      {"open files limit", fmt::format("{} of {}", open_files.soft, open_files.hard)},
+      {"signal handlers", fmt::format("{}", handlers)},
+      {"pending signals", fmt::format("{}", process.pending.size())},
+      {"interval timers", fmt::format("{} running", running)},
+      {"POSIX timers", fmt::format("{}", process.timers.size())},
   };
 }
 
 }  // namespace
 
 ShowReport show(const SnapshotInfo& info, const model::Tree& tree) {
-  ShowReport report;
-  report.info = info;
+  ShowReport report{.info = info, .tasks = {}};
   for (const model::Task& task : tree.tasks) {
+    ShownTask& shown = report.tasks.emplace_back();
+    shown.pid = task.pid;
+    shown.parent = {task.process.parent};
+    if (!task.threads.empty()) shown.name = task.threads.front().name;
     for (const auto& thread : task.threads)
-      report.threads.push_back({task.pid, thread.tid, thread.name, thread.registers.rip, thread.registers.rsp,
-                                thread.signal_mask, thread.pending.size()});
+      shown.threads.push_back({thread.tid, thread.name, thread.registers.rip, thread.registers.rsp, thread.signal_mask,
+                               thread.pending.size()});
     for (const auto& mapping : task.memory.mappings)
-      report.mappings.push_back({task.pid, mapping.range, access_text(mapping), mapping.offset, mapping.name});
+      shown.mappings.push_back({mapping.range, access_text(mapping), mapping.offset, mapping.name});
     for (const auto& descriptor : tree.descriptors.descriptors) {
       if (descriptor.fd.table != static_cast<int>(task.table)) continue;
-      model::Words words = model::words_of(tree.descriptors.open_files.at(descriptor.open_file).object);
-      report.descriptors.push_back(
-          {task.pid, descriptor.fd.value, std::move(words.kind), std::move(words.detail), descriptor.close_on_exec});
+      if (descriptor.open_file >= tree.descriptors.open_files.size()) continue;
+      model::Words words = model::words_of(tree.descriptors.open_files[descriptor.open_file].object);
+      shown.descriptors.push_back(
+          {descriptor.fd.value, std::move(words.kind), std::move(words.detail), descriptor.close_on_exec});
     }
-    for (ShownValue& value : process_values(task)) report.process.push_back(std::move(value));
+    shown.process = process_values(task.process);
   }
   return report;
 }

@@ -11,7 +11,6 @@
 namespace relive::rollback {
 
 struct ShownThread {
-  model::Pid task;
   model::Tid tid;
   std::string name;
   std::uint64_t instruction = 0;  // where it goes on
@@ -21,7 +20,6 @@ struct ShownThread {
 };
 
 struct ShownMapping {
-  model::Pid task;
   AddressRange range;
   std::string access;  // "rw-p", as /proc/PID/maps writes it
   std::uint64_t offset = 0;
@@ -29,7 +27,6 @@ struct ShownMapping {
 };
 
 struct ShownDescriptor {
-  model::Pid task;
   int fd = -1;
   std::string kind;  // "file", "pipe", "socket" ...
   std::string text;
@@ -37,17 +34,23 @@ struct ShownDescriptor {
 };
 
 struct ShownValue {
-  model::Pid task;
   std::string name;
   std::string value;
 };
 
-struct ShowReport {
-  SnapshotInfo info;
+struct ShownTask {
+  model::Pid pid;
+  model::Pid parent;
+  std::string name;  // of its first thread
   std::vector<ShownThread> threads;
   std::vector<ShownMapping> mappings;
   std::vector<ShownDescriptor> descriptors;
   std::vector<ShownValue> process;
+};
+
+struct ShowReport {
+  SnapshotInfo info;
+  std::vector<ShownTask> tasks;  // the root first
 };
 
 ShowReport show(const SnapshotInfo& info, const model::Tree& tree);
