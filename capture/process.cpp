@@ -8,7 +8,6 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -26,7 +25,6 @@ namespace {
 // linux/prctl.h of Linux 6.15; answers whether timer_create(2) takes ids from its caller.
 constexpr std::uint64_t kTimerCreateRestoreIds = 77;
 constexpr std::uint64_t kTimerCreateRestoreIdsGet = 2;
-constexpr std::uint64_t kAllKinds = 0x40000000;  // __WALL
 constexpr std::uint64_t kAskPersonality = 0xffffffff;
 
 using parasite::Program;
@@ -43,7 +41,7 @@ static_assert(sizeof(model::SignalAction) == 32 && sizeof(model::Limit) == sizeo
 
 // Indices of the results that come back as return values.
 struct Questions {
-  std::size_t any_child, dumpable, personality, thp_disable, parent, group, session, choose_timer_ids, first_timer;
+  std::size_t dumpable, personality, thp_disable, parent, group, session, choose_timer_ids, first_timer;
 };
 
 Questions ask(Program& program, model::TaskAddress answers, model::TaskAddress times,
@@ -62,8 +60,6 @@ Questions ask(Program& program, model::TaskAddress answers, model::TaskAddress t
   program.syscall("prctl", SYS_prctl, {PR_GET_CHILD_SUBREAPER, at(offsetof(Answers, child_subreaper))});
   Questions questions{};
   // Looks at no child and takes none: answers only whether there is one, of whatever thread (waitid(2)).
-  questions.any_child =
-      program.syscall("waitid", SYS_waitid, {P_ALL, 0, 0, WEXITED | WNOHANG | WNOWAIT | kAllKinds, 0}, OnError::go_on);
   questions.dumpable = program.syscall("prctl", SYS_prctl, {PR_GET_DUMPABLE});
   questions.personality = program.syscall("personality", SYS_personality, {kAskPersonality});
   questions.thp_disable = program.syscall("prctl", SYS_prctl, {PR_GET_THP_DISABLE, 0, 0, 0, 0}, OnError::go_on);
@@ -126,17 +122,6 @@ Result<std::uint64_t> status_number(std::string_view status, std::string_view na
   const auto number = parse_number<std::uint64_t>(task::status_field(status, name), base);
   if (!number) return fail(ErrorKind::system, fmt::format("/proc/PID/status: cannot read line \"{}:\"", name));
   return *number;
-}
-
-Result<std::vector<std::int32_t>> read_children(parasite::Visit& visit) {
-  std::vector<std::int32_t> out;
-  for (const auto& thread : visit.task().threads()) {
-    const auto name = fmt::format("task/{}/children", thread.tid.value);
-    const auto children = RELIVE_TRY(parse_children(RELIVE_TRY(task::read_proc(visit.task().pid(), name))));
-    out.insert(out.end(), children.begin(), children.end());
-  }
-  std::ranges::sort(out);
-  return out;
 }
 
 Result<std::array<std::uint64_t, model::kNamespaces.size()>> read_namespaces(parasite::Visit& visit) {
@@ -225,10 +210,6 @@ Result<model::Process> read_process(parasite::Visit& visit) {
   process.executable_device = executable.status.st_dev;
   process.executable_inode = executable.status.st_ino;
   process.namespaces = RELIVE_TRY(read_namespaces(visit));
-  if (program.result(questions.any_child) != -ECHILD) {
-    process.children = RELIVE_TRY(read_children(visit));
-    if (process.children.empty()) process.children.push_back(0);  // there is one, and no kernel option that tells which
-  }
   return process;
 }
 

@@ -103,19 +103,4 @@ Result<std::vector<model::PosixTimer>> parse_timers(std::string_view text) {
   return timers;
 }
 
-Result<std::vector<std::int32_t>> parse_children(std::string_view text) {
-  std::vector<std::int32_t> children;
-  while (true) {
-    const auto begin = text.find_first_not_of(" \n");
-    if (begin == std::string_view::npos) return children;
-    text.remove_prefix(begin);
-    const auto word = text.substr(0, text.find_first_of(" \n"));
-    const auto child = parse_number<std::int32_t>(word);
-    if (!child || *child <= 0)
-      return fail(ErrorKind::system, fmt::format("/proc/PID/task/TID/children: cannot read \"{}\"", word));
-    children.push_back(*child);
-    text.remove_prefix(word.size());
-  }
-}
-
 }  // namespace relive::capture

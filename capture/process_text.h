@@ -26,7 +26,4 @@ std::optional<T> parse_number(std::string_view word, int base = 10) {
 // CLOCK_THREAD_CPUTIME_ID of the thread that made the timer.
 Result<std::vector<model::PosixTimer>> parse_timers(std::string_view timers_text);
 
-// /proc/PID/task/TID/children (proc_pid_task_tid_children(5)): pids with spaces between them.
-Result<std::vector<std::int32_t>> parse_children(std::string_view children_text);
-
 }  // namespace relive::capture

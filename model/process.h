@@ -55,8 +55,8 @@ struct Process {
   std::uint32_t thp_disable =
       0;  // as PR_GET_THP_DISABLE answers: 1 disabled, 3 disabled but where advised (Linux 6.18)
   Powers powers{};
-  // Named only to be compared; a change of these is refused (but another parent: only the old one's end can cause
-  // that). Ids as the task itself sees them, in its own pid namespace.
+  // Named only to be compared; a change of these is refused (but parent, group and session: model/forest.h). Ids as the
+  // task itself sees them, in its own pid namespace.
   std::string executable{};
   std::uint64_t executable_device = 0;
   std::uint64_t executable_inode = 0;
@@ -65,9 +65,6 @@ struct Process {
   std::int32_t session = 0;
   std::int32_t controlling_terminal = 0;  // its device number (tty_nr of proc_pid_stat(5)); 0: none
   std::array<std::uint64_t, kNamespaces.size()> namespaces{};  // inode numbers; 0: this kernel has none of that kind
-  // Children that live or have not been waited for, ascending, in relive's own pid namespace. One that is missing
-  // is refused, and so is one born since.
-  std::vector<std::int32_t> children{};
   bool operator==(const Process&) const = default;
 };
 

@@ -25,20 +25,22 @@ Result<Number> field(std::string_view stat, int number) {
 
 bool is_gone(const Error& error) { return error.kind == ErrorKind::not_found || error.kind == ErrorKind::task_died; }
 
-std::vector<model::Pid> parse(std::string_view children) {
-  std::vector<model::Pid> pids;
-  while (!children.empty()) {
-    pid_t number = 0;
-    const auto [end, code] = std::from_chars(children.data(), children.data() + children.size(), number);
-    if (code != std::errc{}) break;
-    pids.push_back(model::Pid{number});
-    children.remove_prefix(static_cast<std::size_t>(end - children.data()));
-    children.remove_prefix(std::min(children.find_first_not_of(" \n"), children.size()));
-  }
-  return pids;
-}
-
 }  // namespace
+
+Result<std::vector<model::Pid>> parse_children(std::string_view text) {
+  std::vector<model::Pid> pids;
+  for (;;) {
+    text.remove_prefix(std::min(text.find_first_not_of(" \n"), text.size()));
+    if (text.empty()) return pids;
+    const std::string_view word = text.substr(0, text.find_first_of(" \n"));
+    pid_t number = 0;
+    const auto [end, code] = std::from_chars(word.data(), word.data() + word.size(), number);
+    if (code != std::errc{} || end != word.data() + word.size() || number <= 0)
+      return fail(ErrorKind::system, fmt::format("/proc/PID/task/TID/children: cannot read \"{}\"", word));
+    pids.push_back(model::Pid{number});
+    text.remove_prefix(word.size());
+  }
+}
 
 Result<std::optional<Zombie>> read_zombie(model::Pid pid) {
   const std::string stat = RELIVE_TRY(read_proc(pid, "stat"));
@@ -68,7 +70,8 @@ Result<void> FrozenTree::add_children(std::size_t of, int patience_ms) {
   const model::Pid parent = tasks_[of].pid();
   std::vector<model::Pid> children;
   for (const FrozenThread& thread : tasks_[of].threads()) {
-    const auto listed = parse(RELIVE_TRY(read_proc(parent, fmt::format("task/{}/children", thread.tid.value))));
+    const auto listed =
+        RELIVE_TRY(parse_children(RELIVE_TRY(read_proc(parent, fmt::format("task/{}/children", thread.tid.value)))));
     children.insert(children.end(), listed.begin(), listed.end());
   }
   for (const model::Pid child : children) {

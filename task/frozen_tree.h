@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <optional>
 #include <span>
+#include <string_view>
 #include <vector>
 
 #include "base/result.h"
@@ -47,6 +48,9 @@ class FrozenTree {
   std::vector<FrozenTask> tasks_;
   std::vector<Zombie> zombies_;
 };
+
+// The text of /proc/PID/task/TID/children (proc_pid_task_tid_children(5)): pids with spaces between them.
+Result<std::vector<model::Pid>> parse_children(std::string_view text);
 
 // Reads a task's line of /proc/PID/stat where it is a zombie without living threads; nothing for any other.
 Result<std::optional<Zombie>> read_zombie(model::Pid pid);

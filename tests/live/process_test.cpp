@@ -554,43 +554,6 @@ TEST(ProcessTest, OomScoreGoesDownAndUp) {
       .expect_there_and_back();
 }
 
-TEST(ProcessTest, AnotherSessionIsRefused) {
-  Subject subject({.wreck = [] { return ::setsid() > 0; }});
-  ASSERT_TRUE(subject.snapshot().has_value());
-  EXPECT_EQ(subject.child().ask('w'), 'y');
-  const auto plan = subject.plan();
-  ASSERT_TRUE(plan.has_value()) << plan.error().text();
-  ASSERT_EQ(plan->refusals.size(), 2U);
-  EXPECT_EQ(plan->refusals[0].object, "process group");
-  EXPECT_EQ(plan->refusals[1].object, "session");
-}
-
-TEST(ProcessTest, ChildrenBornAndChildrenReapedAreRefused) {
-  static pid_t first = 0;
-  static const auto fork_one = [] {
-    const pid_t child = ::fork();
-    if (child == 0) {
-      ::prctl(PR_SET_PDEATHSIG, SIGKILL);
-      for (;;) ::pause();
-    }
-    return child;
-  };
-  Subject subject({.set_up = [] { return (first = fork_one()) > 0; },
-                   .wreck = [] { return fork_one() > 0; },
-                   .is_wrecked = [] { return ::kill(first, SIGKILL) == 0 && ::waitpid(first, nullptr, 0) == first; }});
-  ASSERT_TRUE(subject.snapshot().has_value());
-  EXPECT_EQ(subject.wanted().children.size(), 1U);
-  EXPECT_EQ(subject.child().ask('w'), 'y');
-  auto plan = subject.plan();
-  ASSERT_TRUE(plan.has_value()) << plan.error().text();
-  ASSERT_EQ(plan->refusals.size(), 1U);
-  EXPECT_THAT(plan->refusals[0].reason, HasSubstr("born since"));
-  EXPECT_EQ(subject.child().ask('u'), 'y');
-  plan = subject.plan();
-  ASSERT_EQ(plan.value().refusals.size(), 2U);
-  EXPECT_THAT(plan->refusals[0].reason, HasSubstr("ended since"));
-}
-
 // Each prepare step fails once: the child sees nothing of it.
 TEST(ProcessTest, EveryFailedStepIsUndone) {
   const std::string there = make_directory();
