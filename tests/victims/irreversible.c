@@ -39,27 +39,21 @@ static void wreck(unsigned what) {
       forbid_nothing();
       break;
     case 2:
-      if (fork() == 0) {
-        prctl(PR_SET_PDEATHSIG, SIGKILL);
-        for (;;) pause();
-      }
-      break;
-    case 3:
       getrlimit(RLIMIT_NOFILE, &limit);
       --limit.rlim_max;
       if (limit.rlim_cur > limit.rlim_max) limit.rlim_cur = limit.rlim_max;
       MUST(setrlimit(RLIMIT_NOFILE, &limit));
       break;
-    case 4:
+    case 3:
       atomic_store(&leader_may_end, 1);
       futex_wake(&leader_may_end);
       char state[64] = "";
       while (status_field(getpid(), "State", state, sizeof state) && state[0] != 'Z') sched_yield();
       break;
-    case 5:
+    case 4:
       MUST(prctl(PR_CAPBSET_DROP, 1, 0, 0, 0));
       break;
-    case 6:
+    case 5:
       execl(program, program, NULL);
       break;
     default:
