@@ -60,6 +60,7 @@ class Builder {
   void stages() {
     for (const Birth& birth : births_) {
       born_.insert(birth.pid);
+      parents_.emplace(birth.pid, birth.parent);
       add(Kind::fork, birth.pid);
       if (birth.begins_session) add(Kind::begin_session, birth.pid);
       of_task(birth.pid);
@@ -91,7 +92,8 @@ class Builder {
     if (joined != groups_.origins.end() && joined->second.members.contains(pid)) {
       add(Kind::join_group, pid, task->group);
     }
-    if (task->child_subreaper && !is_zombie(*task) && born_.contains(pid)) add(Kind::subreaper, pid);
+    const bool now = !born_.contains(pid) && in_.living.find(pid)->child_subreaper;
+    if (task->child_subreaper != now && !is_zombie(*task)) add(Kind::subreaper, pid);
   }
 
   template <class Function>
@@ -126,7 +128,10 @@ class Builder {
     if (birth.when == When::before) before(stage, session);
     if (birth.when == When::after) before(session, stage);
     if (birth.route != Route::adoption) return;
-    for (const Pid above : in_.living.ancestors(caller)) {  // as it dies, its children may go elsewhere
+    Pid kept = caller;
+    while (born_.contains(kept) && kept != birth.parent) kept = parents_.at(kept);
+    if (kept == birth.parent) return;
+    for (const Pid above : in_.living.ancestors(kept)) {  // as it dies, its children may go elsewhere
       if (above == birth.parent) break;
       before(stage, find(Kind::end, above));
     }
@@ -226,6 +231,7 @@ class Builder {
 
   void kept(Pid pid) {
     for (const Kind kind : {Kind::move_out, Kind::begin_session}) uses(find(kind, pid), pid);
+    flag(pid);
     const auto exit = find(Kind::exit, pid);
     if (!exit) return;
     for (const Pid child : in_.living.children(pid)) before(find(Kind::end, child), exit);
@@ -235,12 +241,18 @@ class Builder {
   void flags() {
     for (const Birth& birth : births_) {
       uses(find(Kind::begin_session, birth.pid), birth.pid);
-      const auto flag = find(Kind::subreaper, birth.pid);
-      uses(flag, birth.pid);
-      for (const Birth& other : births_) {
-        if (other.route == Route::adoption) before(find(Kind::fork, other.pid), flag);
-      }
+      flag(birth.pid);
       before(find(Kind::fork, birth.pid), find(Kind::exit, birth.pid));
+    }
+  }
+
+  // Last, since adoptions may need the flags otherwise; but a task in vfork(2) cannot wait for that.
+  void flag(Pid pid) {
+    const auto stage = find(Kind::subreaper, pid);
+    uses(stage, pid);
+    if (suspending_.contains(pid)) return;
+    for (const Birth& birth : births_) {
+      if (birth.route == Route::adoption) before(find(Kind::fork, birth.pid), stage);
     }
   }
 
@@ -254,7 +266,7 @@ class Builder {
         before(stage, find(Kind::end, actor));
         if (const TreeTask* living = in_.living.find(actor); living != nullptr && living->suspended_by.value != 0) {
           before(find(Kind::end, living->suspended_by), stage);
-          before(find(Kind::exit, living->suspended_by), stage);
+          if (!born_.contains(living->suspended_by)) before(find(Kind::exit, living->suspended_by), stage);
         }
       }
       if (old && born_.contains(actor)) continue;
@@ -273,6 +285,7 @@ class Builder {
   Graph graph_;
   std::map<std::pair<Kind, Pid>, Vertex> index_;
   std::set<Pid> born_;
+  std::map<Pid, Pid> parents_;        // of those
   std::map<Pid, Vertex> suspending_;  // the fork after which its parent acts no more
   std::vector<std::pair<Vertex, Pid>> uses_;
 };

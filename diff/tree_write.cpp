@@ -38,7 +38,7 @@ class Writer {
       case Kind::let_go:
         return let_go(stage);
       case Kind::subreaper:
-        return subreaper(actor, true);
+        return subreaper(actor, in_.wanted.find(stage.task)->child_subreaper);
       case Kind::leave:
         track_.death(actor, ExitWith{}, actor, adopter(actor));
         return reap(actor);
