@@ -127,6 +127,7 @@ class Builder {
     uses(stage, caller);
     if (birth.when == When::before) before(stage, session);
     if (birth.when == When::after) before(session, stage);
+    if (!born_.contains(caller)) before(find(Kind::move_out, caller), stage);  // a blank would keep the group's number
     if (birth.route != Route::adoption) return;
     Pid kept = caller;
     while (born_.contains(kept) && kept != birth.parent) kept = parents_.at(kept);
@@ -165,9 +166,21 @@ class Builder {
       before(find(Kind::make_group, member), stage);
       before(made, stage);
       before(stage, find(Kind::leave, group));
-      if (made) before(stage, find(Kind::join_group, group));  // the maker leaves its group last
     }
+    if (made) maker_leaves(group, origin, *made, hold);
     if (origin.kind == Origin::goes_on) keep_up(group, origin, hold);
+  }
+
+  // A maker that belongs to another group leaves when somebody is there who stays.
+  void maker_leaves(Pid group, const GroupOrigin& origin, Vertex made, bool hold) {
+    const auto leave = find(Kind::join_group, group);
+    if (!leave || origin.members.empty()) return;
+    const auto stays = std::ranges::find_if(origin.members, [&](Pid pid) { return !find(Kind::make_group, pid); });
+    if (stays == origin.members.end() && hold) {
+      hold_up(group, in_.wanted.find(group)->session, origin, {*leave});
+      return before(made, find(Kind::hold_group, group));
+    }
+    before(find(Kind::join_group, stays == origin.members.end() ? *origin.members.begin() : *stays), leave);
   }
 
   // A group whose present members all leave must not be empty in between.
@@ -183,7 +196,9 @@ class Builder {
     }
     const auto is_born = [&](Pid pid) { return born_.contains(pid); };
     const auto blank = std::ranges::find_if(origin.members, is_born);
-    if (blank == origin.members.end() && hold) return hold_up(group, origin, leaving);
+    if (blank == origin.members.end() && hold) {
+      return hold_up(group, in_.living.find(in_.living.in_group(group).front())->session, origin, leaving);
+    }
     const Pid first = blank == origin.members.end() ? *origin.members.begin() : *blank;
     for (const Vertex leave : leaving) before(find(Kind::join_group, first), leave);
   }
@@ -196,8 +211,7 @@ class Builder {
     return std::nullopt;
   }
 
-  void hold_up(Pid group, const GroupOrigin& origin, const std::vector<Vertex>& leaving) {
-    const Pid session = in_.living.find(in_.living.in_group(group).front())->session;
+  void hold_up(Pid group, Pid session, const GroupOrigin& origin, const std::vector<Vertex>& leaving) {
     const auto from = sources(in_, fates_, births_, session);
     if (from.empty()) return;
     add(Kind::hold_group, group);
