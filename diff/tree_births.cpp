@@ -180,7 +180,7 @@ class Search {
       return take(birth, lender ? Route::left_behind : Route::adoption, source.who, source.when);
     }
     const auto& relive = in_.surroundings.relive;
-    if (!outside || !relive) return false;
+    if (!outside || !relive || !may_share(birth, relive_actor())) return false;
     const auto when = time_in(birth.first_session, relive->session, false, {});
     return when && take(birth, Route::adoption, relive_actor(), *when);
   }

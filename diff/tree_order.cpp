@@ -110,6 +110,7 @@ class Builder {
   void fork(const Birth& birth) {
     const auto stage = find(Kind::fork, birth.pid);
     before(find(Kind::fork, birth.parent), stage);
+    if (!born_.contains(birth.parent)) released(stage, birth.parent);  // who waits for it, should it be undone
     if (birth.caller.kind == Actor::Kind::task) called_by(Pid{birth.caller.number}, birth);
     if (birth.route == Route::adoption && in_.wanted.has(birth.parent)) uses(stage, birth.parent);
     before(stage, find(Kind::begin_session, birth.pid));
@@ -270,6 +271,14 @@ class Builder {
     }
   }
 
+  // After the end of the vfork child that the living task waits for.
+  void released(std::optional<Vertex> stage, Pid pid) {
+    const TreeTask* living = in_.living.find(pid);
+    if (living == nullptr || living->suspended_by.value == 0) return;
+    before(find(Kind::end, living->suspended_by), stage);
+    if (!born_.contains(living->suspended_by)) before(find(Kind::exit, living->suspended_by), stage);
+  }
+
   // An actor acts after its birth, before its end, and not while it waits for a vfork child.
   void apply_uses() {
     for (const auto& [stage, actor] : uses_) {
@@ -278,10 +287,7 @@ class Builder {
       if (!old) before(find(Kind::fork, actor), stage);
       if (old) {
         before(stage, find(Kind::end, actor));
-        if (const TreeTask* living = in_.living.find(actor); living != nullptr && living->suspended_by.value != 0) {
-          before(find(Kind::end, living->suspended_by), stage);
-          if (!born_.contains(living->suspended_by)) before(find(Kind::exit, living->suspended_by), stage);
-        }
+        released(stage, actor);
       }
       if (old && born_.contains(actor)) continue;
       before(stage, find(Kind::exit, actor));
