@@ -54,9 +54,9 @@ class Planner {
 
     tell(input, fates);
     refuse(input, fates, groups.numbers);
-    hopeless(sessions.hopeless);
-    hopeless(births.hopeless);
-    hopeless(groups.hopeless);
+    hopeless(sessions.hopeless, fates);
+    hopeless(births.hopeless, fates);
+    hopeless(groups.hopeless, fates);
     if (!plan_.refusals.empty()) return true;
     order({.input = input, .fates = fates, .births = births.made, .groups = groups});
     return true;
@@ -72,8 +72,15 @@ class Planner {
     plan_.refusals.push_back({.object = fmt::format("task {}", pid.value), .reason = reason, .hint = hint});
   }
 
-  void hopeless(const std::map<Pid, std::string>& tasks) {
-    for (const auto& [pid, why] : tasks) refuse_task(pid, why);
+  void hopeless(const std::map<Pid, std::string>& tasks, const Fates& fates) {
+    for (const auto& [pid, why] : tasks) {
+      const auto& known = plan_.refusals;
+      if (std::ranges::find(known, fmt::format("task {}", pid.value), &Refusal::object) != known.end()) continue;
+      const auto lives = fates.ended.find(pid);
+      refuse_task(pid, lives == fates.ended.end()
+                           ? why
+                           : fmt::format("it must be re-created ({}), and {}", lives->second, why));
+    }
   }
 
   // Parents outside of the tree: what has changed there cannot be taken back, and need not.

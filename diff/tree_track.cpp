@@ -116,7 +116,7 @@ bool Track::play(Actor actor, const ForkBlank& call) {
     breaks(fmt::format("the number of {} is taken", text(call.child)));
   }
   if (tasks_.contains(call.child)) breaks(fmt::format("{} lives", text(call.child)));
-  Tracked made{.parent = actor, .exit_signal = call.exit_signal, .blank = true};
+  Tracked made{.parent = actor, .exit_signal = call.exit_signal, .blank = true, .temporary = call.temporary};
   if (const Tracked* caller = find(actor)) {
     made.group = caller->group;
     made.session = caller->session;
@@ -172,7 +172,7 @@ bool Track::play(Actor actor, const SetSubreaper& call) {
 
 bool Track::play(Actor actor, const ExitWith& call) {
   if (!acts(actor)) breaks(fmt::format("{} cannot exit", text(actor)));
-  const bool lasting = !tasks_[actor].blank;
+  const bool lasting = !tasks_[actor].temporary;  // a blank that is to be dead tells its parent so
   return die(actor, call.status) && !lasting;
 }
 

@@ -116,6 +116,11 @@ class Writer {
       track_.death(relive_actor(), Kill{.target = actor}, actor, adopter(actor),
                    reason == fates_.ended.end() ? std::string() : reason->second);
     }
+    const Tracked* dead = track_.find(actor);
+    const Actor reaper{.kind = Actor::Kind::outside, .number = in_.surroundings.reaper.value};
+    if (dead != nullptr && dead->parent.kind == Actor::Kind::outside && dead->parent != reaper) {
+      return track_.forget(actor);  // in its own time
+    }
     reap(actor);
   }
 
