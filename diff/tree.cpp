@@ -19,8 +19,13 @@ namespace {
 
 class Planner {
  public:
-  Planner(const model::Forest& wanted, const model::Forest& living, const model::Surroundings& surroundings)
-      : goal_(wanted), living_(living), surroundings_(surroundings), blamed_(surroundings.recreate) {}
+  Planner(const model::Forest& wanted, const model::Forest& living, const model::Surroundings& surroundings,
+          bool surplus_forks)
+      : goal_(wanted),
+        living_(living),
+        surroundings_(surroundings),
+        blamed_(surroundings.recreate),
+        surplus_forks_(surplus_forks) {}
 
   TreePlan plan() && {
     for (auto& refusal : check_forest(goal_, "wanted")) plan_.refusals.push_back(std::move(refusal));
@@ -36,7 +41,7 @@ class Planner {
   // True: planned or refused. False: more living tasks must be re-created than was thought (blamed_): again.
   bool attempt() {
     const TreeInput first(goal_, living_, surroundings_);
-    const Fates fates = decide_fates(first, blamed_);
+    const Fates fates = decide_fates(first, blamed_, surplus_forks_);
     settle_outside(first, fates);
     const TreeInput input(goal_, living_, surroundings_);
     const Sessions sessions = find_sessions(input, fates);
@@ -49,9 +54,9 @@ class Planner {
 
     tell(input, fates);
     refuse(input, fates, groups.numbers);
-    hopeless(sessions.hopeless);
-    hopeless(births.hopeless);
-    hopeless(groups.hopeless);
+    hopeless(sessions.hopeless, fates);
+    hopeless(births.hopeless, fates);
+    hopeless(groups.hopeless, fates);
     if (!plan_.refusals.empty()) return true;
     order({.input = input, .fates = fates, .births = births.made, .groups = groups});
     return true;
@@ -67,8 +72,15 @@ class Planner {
     plan_.refusals.push_back({.object = fmt::format("task {}", pid.value), .reason = reason, .hint = hint});
   }
 
-  void hopeless(const std::map<Pid, std::string>& tasks) {
-    for (const auto& [pid, why] : tasks) refuse_task(pid, why);
+  void hopeless(const std::map<Pid, std::string>& tasks, const Fates& fates) {
+    for (const auto& [pid, why] : tasks) {
+      const auto& known = plan_.refusals;
+      if (std::ranges::find(known, fmt::format("task {}", pid.value), &Refusal::object) != known.end()) continue;
+      const auto lives = fates.ended.find(pid);
+      refuse_task(pid, lives == fates.ended.end()
+                           ? why
+                           : fmt::format("it must be re-created ({}), and {}", lives->second, why));
+    }
   }
 
   // Parents outside of the tree: what has changed there cannot be taken back, and need not.
@@ -95,7 +107,7 @@ class Planner {
     if (!surroundings_.relive || surroundings_.relive->pid == task.parent) return std::nullopt;
     if (task.parent == surroundings_.reaper) return std::nullopt;
     const bool sibling = std::ranges::any_of(input.living.children(task.parent), [&](Pid pid) {
-      return fates.kept.contains(pid) && can_act(input, fates, pid);
+      return fates.callers.contains(pid) && can_act(input, fates, pid);
     });
     if (sibling || input.living.has(task.pid)) return std::nullopt;
     return surroundings_.relive->pid;
@@ -113,7 +125,8 @@ class Planner {
     for (const auto& [pid, why] : fates.created) {
       const TreeTask& task = *input.wanted.find(pid);
       const bool inside = input.wanted.has(task.parent);
-      if (is_zombie(task) && !inside) {
+      const auto& relive = surroundings_.relive;
+      if (is_zombie(task) && !inside && !(relive && relive->pid == task.parent)) {
         refuse_task(
             pid, fmt::format("it was dead, for {} outside of the tree to wait for, which is done", task.parent.value));
       }
@@ -237,13 +250,18 @@ class Planner {
   const model::Forest& living_;
   const model::Surroundings& surroundings_;
   std::map<Pid, std::string> blamed_;
+  bool surplus_forks_;
   TreePlan plan_;
 };
 
 }  // namespace
 
 TreePlan plan_tree(const model::Forest& wanted, const model::Forest& living, const model::Surroundings& surroundings) {
-  return Planner(wanted, living, surroundings).plan();
+  TreePlan plan = Planner(wanted, living, surroundings, false).plan();
+  if (plan.refusals.empty()) return plan;
+  // Tasks born since are called upon only where nothing else helps: they, too, must be alive for it.
+  TreePlan other = Planner(wanted, living, surroundings, true).plan();
+  return other.refusals.empty() ? other : plan;
 }
 
 std::vector<std::string> lines(const TreePlan& plan) {

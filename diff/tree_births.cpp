@@ -138,7 +138,7 @@ class Search {
 
   // A lender that is left to the reaper may be anybody's child.
   bool by_anyone(Birth& birth) {
-    for (const Pid pid : fates_.kept) {
+    for (const Pid pid : fates_.callers) {
       if (!can_act(in_, fates_, pid)) continue;
       birth.parent = pid;
       return take(birth, Route::parent, task_actor(pid), When::any);
@@ -180,7 +180,7 @@ class Search {
       return take(birth, lender ? Route::left_behind : Route::adoption, source.who, source.when);
     }
     const auto& relive = in_.surroundings.relive;
-    if (!outside || !relive || !in_.living.forest().tasks.empty()) return false;
+    if (!outside || !relive || !may_share(birth, relive_actor())) return false;
     const auto when = time_in(birth.first_session, relive->session, false, {});
     return when && take(birth, Route::adoption, relive_actor(), *when);
   }
@@ -259,7 +259,7 @@ class Search {
 
 std::vector<Source> sources(const TreeInput& input, const Fates& fates, const std::vector<Birth>& made, Pid session) {
   std::vector<Source> found;
-  for (const Pid pid : fates.kept) {
+  for (const Pid pid : fates.callers) {
     if (const auto when = time_of_kept(input, fates, pid, session)) found.push_back({task_actor(pid), *when});
   }
   for (const Birth& birth : made) {

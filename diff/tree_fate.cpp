@@ -218,8 +218,14 @@ class Decision {
 
 }  // namespace
 
-Fates decide_fates(const TreeInput& input, const std::map<Pid, std::string>& blamed) {
-  return Decision(input, blamed).run(input.wanted.forest(), input.living.forest());
+Fates decide_fates(const TreeInput& input, const std::map<Pid, std::string>& blamed, bool surplus_forks) {
+  Fates fates = Decision(input, blamed).run(input.wanted.forest(), input.living.forest());
+  fates.callers = fates.kept;
+  for (const auto& [pid, why] : fates.ended) {
+    const bool needed = input.wanted.has(pid) || !input.wanted.in_group(pid).empty();  // the number
+    if (surplus_forks && !needed) fates.callers.insert(pid);
+  }
+  return fates;
 }
 
 bool can_act(const TreeInput& input, const Fates& fates, Pid pid) {

@@ -24,6 +24,7 @@ struct TreeInput {
 
 struct Fates {
   std::set<model::Pid> kept;                   // wanted and living: the same task
+  std::set<model::Pid> callers;                // living tasks that may fork: the kept ones, at need surplus ones
   std::map<model::Pid, std::string> ended;     // living ones that must go, and why
   std::map<model::Pid, std::string> created;   // wanted ones that must be forked, and why
   std::set<model::Pid> begin_session;          // kept ones that will call setsid(2)
@@ -31,7 +32,9 @@ struct Fates {
 };
 
 // `blamed`: living tasks that are not to be kept, and why; what the caller says (Surroundings::recreate) among them.
-[[nodiscard]] Fates decide_fates(const TreeInput& input, const std::map<model::Pid, std::string>& blamed);
+// `surplus_forks`: tasks that are born since may fork before they are ended.
+[[nodiscard]] Fates decide_fates(const TreeInput& input, const std::map<model::Pid, std::string>& blamed,
+                                 bool surplus_forks);
 
 // Can this living task make system calls before any task dies? (A zombie cannot, nor one that waits for a vfork child.)
 [[nodiscard]] bool can_act(const TreeInput& input, const Fates& fates, model::Pid pid);

@@ -104,12 +104,19 @@ class Search {
     for (const Pid pid : fates_.kept) {
       const TreeTask& living = *in_.living.find(pid);
       if (!found_.numbers.contains(living.group) || living.group == pid) continue;
-      if (can_act(in_, fates_, pid)) {
-        if (!fates_.begin_session.contains(pid)) found_.moved_out.insert(pid);
+      const bool begins = fates_.begin_session.contains(pid);
+      if (can_act(in_, fates_, pid) && !(begins && forks_before(pid))) {
+        if (!begins) found_.moved_out.insert(pid);
       } else {
         found_.blamed.emplace(pid, fmt::format("in group {}, whose number must become free", living.group.value));
       }
     }
+  }
+
+  // Such a blank would be in the group as well.
+  [[nodiscard]] bool forks_before(Pid pid) const {
+    return std::ranges::any_of(
+        births_, [&](const Birth& birth) { return birth.caller == task_actor(pid) && birth.when == When::before; });
   }
 
   const TreeInput& in_;

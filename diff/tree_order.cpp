@@ -60,6 +60,7 @@ class Builder {
   void stages() {
     for (const Birth& birth : births_) {
       born_.insert(birth.pid);
+      parents_.emplace(birth.pid, birth.parent);
       add(Kind::fork, birth.pid);
       if (birth.begins_session) add(Kind::begin_session, birth.pid);
       of_task(birth.pid);
@@ -91,7 +92,8 @@ class Builder {
     if (joined != groups_.origins.end() && joined->second.members.contains(pid)) {
       add(Kind::join_group, pid, task->group);
     }
-    if (task->child_subreaper && !is_zombie(*task) && born_.contains(pid)) add(Kind::subreaper, pid);
+    const bool now = !born_.contains(pid) && in_.living.find(pid)->child_subreaper;
+    if (task->child_subreaper != now && !is_zombie(*task)) add(Kind::subreaper, pid);
   }
 
   template <class Function>
@@ -108,6 +110,7 @@ class Builder {
   void fork(const Birth& birth) {
     const auto stage = find(Kind::fork, birth.pid);
     before(find(Kind::fork, birth.parent), stage);
+    if (!born_.contains(birth.parent)) released(stage, birth.parent);  // who waits for it, should it be undone
     if (birth.caller.kind == Actor::Kind::task) called_by(Pid{birth.caller.number}, birth);
     if (birth.route == Route::adoption && in_.wanted.has(birth.parent)) uses(stage, birth.parent);
     before(stage, find(Kind::begin_session, birth.pid));
@@ -125,8 +128,12 @@ class Builder {
     uses(stage, caller);
     if (birth.when == When::before) before(stage, session);
     if (birth.when == When::after) before(session, stage);
+    if (!born_.contains(caller)) before(find(Kind::move_out, caller), stage);  // a blank would keep the group's number
     if (birth.route != Route::adoption) return;
-    for (const Pid above : in_.living.ancestors(caller)) {  // as it dies, its children may go elsewhere
+    Pid kept = caller;
+    while (born_.contains(kept) && kept != birth.parent) kept = parents_.at(kept);
+    if (kept == birth.parent) return;
+    for (const Pid above : in_.living.ancestors(kept)) {  // as it dies, its children may go elsewhere
       if (above == birth.parent) break;
       before(stage, find(Kind::end, above));
     }
@@ -160,9 +167,21 @@ class Builder {
       before(find(Kind::make_group, member), stage);
       before(made, stage);
       before(stage, find(Kind::leave, group));
-      if (made) before(stage, find(Kind::join_group, group));  // the maker leaves its group last
     }
+    if (made) maker_leaves(group, origin, *made, hold);
     if (origin.kind == Origin::goes_on) keep_up(group, origin, hold);
+  }
+
+  // A maker that belongs to another group leaves when somebody is there who stays.
+  void maker_leaves(Pid group, const GroupOrigin& origin, Vertex made, bool hold) {
+    const auto leave = find(Kind::join_group, group);
+    if (!leave || origin.members.empty()) return;
+    const auto stays = std::ranges::find_if(origin.members, [&](Pid pid) { return !find(Kind::make_group, pid); });
+    if (stays == origin.members.end() && hold) {
+      hold_up(group, in_.wanted.find(group)->session, origin, {*leave});
+      return before(made, find(Kind::hold_group, group));
+    }
+    before(find(Kind::join_group, stays == origin.members.end() ? *origin.members.begin() : *stays), leave);
   }
 
   // A group whose present members all leave must not be empty in between.
@@ -178,7 +197,9 @@ class Builder {
     }
     const auto is_born = [&](Pid pid) { return born_.contains(pid); };
     const auto blank = std::ranges::find_if(origin.members, is_born);
-    if (blank == origin.members.end() && hold) return hold_up(group, origin, leaving);
+    if (blank == origin.members.end() && hold) {
+      return hold_up(group, in_.living.find(in_.living.in_group(group).front())->session, origin, leaving);
+    }
     const Pid first = blank == origin.members.end() ? *origin.members.begin() : *blank;
     for (const Vertex leave : leaving) before(find(Kind::join_group, first), leave);
   }
@@ -191,8 +212,7 @@ class Builder {
     return std::nullopt;
   }
 
-  void hold_up(Pid group, const GroupOrigin& origin, const std::vector<Vertex>& leaving) {
-    const Pid session = in_.living.find(in_.living.in_group(group).front())->session;
+  void hold_up(Pid group, Pid session, const GroupOrigin& origin, const std::vector<Vertex>& leaving) {
     const auto from = sources(in_, fates_, births_, session);
     if (from.empty()) return;
     add(Kind::hold_group, group);
@@ -226,6 +246,7 @@ class Builder {
 
   void kept(Pid pid) {
     for (const Kind kind : {Kind::move_out, Kind::begin_session}) uses(find(kind, pid), pid);
+    flag(pid);
     const auto exit = find(Kind::exit, pid);
     if (!exit) return;
     for (const Pid child : in_.living.children(pid)) before(find(Kind::end, child), exit);
@@ -235,13 +256,27 @@ class Builder {
   void flags() {
     for (const Birth& birth : births_) {
       uses(find(Kind::begin_session, birth.pid), birth.pid);
-      const auto flag = find(Kind::subreaper, birth.pid);
-      uses(flag, birth.pid);
-      for (const Birth& other : births_) {
-        if (other.route == Route::adoption) before(find(Kind::fork, other.pid), flag);
-      }
+      flag(birth.pid);
       before(find(Kind::fork, birth.pid), find(Kind::exit, birth.pid));
     }
+  }
+
+  // Last, since adoptions may need the flags otherwise; but a task in vfork(2) cannot wait for that.
+  void flag(Pid pid) {
+    const auto stage = find(Kind::subreaper, pid);
+    uses(stage, pid);
+    if (suspending_.contains(pid)) return;
+    for (const Birth& birth : births_) {
+      if (birth.route == Route::adoption) before(find(Kind::fork, birth.pid), stage);
+    }
+  }
+
+  // After the end of the vfork child that the living task waits for.
+  void released(std::optional<Vertex> stage, Pid pid) {
+    const TreeTask* living = in_.living.find(pid);
+    if (living == nullptr || living->suspended_by.value == 0) return;
+    before(find(Kind::end, living->suspended_by), stage);
+    if (!born_.contains(living->suspended_by)) before(find(Kind::exit, living->suspended_by), stage);
   }
 
   // An actor acts after its birth, before its end, and not while it waits for a vfork child.
@@ -252,10 +287,7 @@ class Builder {
       if (!old) before(find(Kind::fork, actor), stage);
       if (old) {
         before(stage, find(Kind::end, actor));
-        if (const TreeTask* living = in_.living.find(actor); living != nullptr && living->suspended_by.value != 0) {
-          before(find(Kind::end, living->suspended_by), stage);
-          before(find(Kind::exit, living->suspended_by), stage);
-        }
+        released(stage, actor);
       }
       if (old && born_.contains(actor)) continue;
       before(stage, find(Kind::exit, actor));
@@ -273,6 +305,7 @@ class Builder {
   Graph graph_;
   std::map<std::pair<Kind, Pid>, Vertex> index_;
   std::set<Pid> born_;
+  std::map<Pid, Pid> parents_;        // of those
   std::map<Pid, Vertex> suspending_;  // the fork after which its parent acts no more
   std::vector<std::pair<Vertex, Pid>> uses_;
 };

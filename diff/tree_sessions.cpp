@@ -41,6 +41,12 @@ class Search {
       if (const Pid session = born_in(child); session.value != 0) needed.insert(session);
     }
     const TreeTask& task = *in_.wanted.find(pid);
+    if (!created(pid)) {
+      surplus(below, [&](const TreeTask& other) {
+        const auto above = in_.living.ancestors(other.pid);
+        return std::ranges::find(above, pid) != above.end();
+      });
+    }
     Set own = sessions_of(task);
     if (created(pid) && !leads_session(task)) own.insert(task.session);
     std::erase_if(needed, [&](Pid session) { return own.contains(session) || below.contains(session); });
@@ -77,6 +83,7 @@ class Search {
     const bool reaper = outside == in_.surroundings.reaper;
     Set offered;
     if (relive && (relive->pid == outside || reaper)) offered.insert(relive->session);
+    surplus(offered, [&](const TreeTask& other) { return reaper || other.parent == outside; });
     for (const auto& [root, sessions] : offered_) {
       const TreeTask& task = *in_.wanted.find(root);
       if (in_.wanted.has(task.parent) || (!reaper && task.parent != outside)) continue;
@@ -91,6 +98,15 @@ class Search {
       } else {
         stuck(root, session);
       }
+    }
+  }
+
+  // What tasks can hand on that are to be ended, where they may.
+  template <class Where>
+  void surplus(Set& offered, const Where& where) const {
+    for (const Pid pid : fates_.callers) {
+      const TreeTask& task = *in_.living.find(pid);
+      if (!fates_.kept.contains(pid) && can_act(in_, fates_, pid) && where(task)) offered.insert(task.session);
     }
   }
 

@@ -116,7 +116,7 @@ bool Track::play(Actor actor, const ForkBlank& call) {
     breaks(fmt::format("the number of {} is taken", text(call.child)));
   }
   if (tasks_.contains(call.child)) breaks(fmt::format("{} lives", text(call.child)));
-  Tracked made{.parent = actor, .exit_signal = call.exit_signal, .blank = true};
+  Tracked made{.parent = actor, .exit_signal = call.exit_signal, .blank = true, .temporary = call.temporary};
   if (const Tracked* caller = find(actor)) {
     made.group = caller->group;
     made.session = caller->session;
@@ -128,12 +128,13 @@ bool Track::play(Actor actor, const ForkBlank& call) {
     made.group = surroundings_.relive->group.value;
     made.session = surroundings_.relive->session.value;
   }
-  const bool seen = made.parent.kind == Actor::Kind::outside && made.parent.number != surroundings_.reaper.value;
+  bool seen = made.parent.kind == Actor::Kind::outside && made.parent.number != surroundings_.reaper.value;
+  if (const Tracked* parent = find(made.parent)) seen = seen || parent->suspended_by.number != 0;
   tasks_[call.child] = made;
   if (call.suspends) {
     if (tasks_.contains(actor)) tasks_[actor].suspended_by = call.child;
   }
-  return !seen;  // a parent outside that waits for nobody but its own would see the blank's end
+  return !seen;  // a parent outside would see the blank's end; one in vfork(2) could not wait for it
 }
 
 bool Track::play(Actor actor, const StartSession& /*call*/) {
@@ -171,7 +172,7 @@ bool Track::play(Actor actor, const SetSubreaper& call) {
 
 bool Track::play(Actor actor, const ExitWith& call) {
   if (!acts(actor)) breaks(fmt::format("{} cannot exit", text(actor)));
-  const bool lasting = !tasks_[actor].blank;
+  const bool lasting = !tasks_[actor].temporary;  // a blank that is to be dead tells its parent so
   return die(actor, call.status) && !lasting;
 }
 
@@ -184,17 +185,20 @@ bool Track::play(Actor /*actor*/, const Kill& call) {
 
 bool Track::die(Actor dying, int status) {
   const Actor parent = new_parent(dying);
+  const Tracked* adopter = find(parent);
+  bool undoable = true;
   for (auto& [actor, task] : tasks_) {
     if (task.suspended_by == dying) task.suspended_by = {};
     if (task.parent != dying) continue;
     task.parent = parent;
     task.exit_signal = SIGCHLD;
+    if (adopter != nullptr && adopter->suspended_by.number != 0) undoable = false;
   }
   Tracked& task = tasks_[dying];
   task.zombie = true;
   task.status = status;
   task.suspended_by = {};
-  return true;
+  return undoable;
 }
 
 bool Track::play(Actor actor, const Reap& call) {

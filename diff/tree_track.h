@@ -22,8 +22,9 @@ struct Tracked {
   bool child_subreaper = false;  // is_child_subreaper
   bool zombie = false;
   int status = 0;
-  bool blank = false;    // forked by a step
-  Actor suspended_by{};  // number 0: by nobody
+  bool blank = false;      // forked by a step
+  bool temporary = false;  // no task of the goal
+  Actor suspended_by{};    // number 0: by nobody
   bool operator==(const Tracked&) const = default;
 };
 
@@ -45,6 +46,8 @@ class Track {
   // What the kernel would have said no to; empty: nothing.
   [[nodiscard]] const std::string& broken() const { return broken_; }
   void breaks(const std::string& what);
+  // A dead task that its parent outside will wait for some time.
+  void forget(Actor dead) { tasks_.erase(dead); }
 
  private:
   bool play(Actor actor, const ForkBlank& call);

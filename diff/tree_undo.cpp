@@ -10,13 +10,20 @@ std::vector<TreeStep> undo_tree(const TreePlan& plan, const model::Forest& livin
   Track track(living, surroundings);
   for (std::size_t i = 0; i < done; ++i) track.step(plan.steps[i].actor, plan.steps[i].call);
   const auto back = [&](Actor actor, TreeCall call) { track.step(actor, std::move(call), "undo"); };
+  std::vector<Actor> dead;
   for (std::size_t i = done; i-- > 0;) {
     const auto& [actor, call, undoable, why] = plan.steps[i];
     if (const auto* fork = std::get_if<ForkBlank>(&call)) {
       const Tracked* blank = track.find(fork->child);
       if (blank == nullptr) continue;
-      if (!blank->zombie) back(relive_actor(), Kill{.target = fork->child, .orphans = {}, .adopter = {}});
-      back(track.find(fork->child)->parent, Reap{.child = fork->child});
+      if (!blank->zombie) back(relive_actor(), Kill{.target = fork->child});
+      dead.push_back(fork->child);
+      std::erase_if(dead, [&](Actor child) {  // a parent in vfork(2) waits when its vfork child has gone, too
+        const Actor parent = track.find(child)->parent;
+        if (const Tracked* task = track.find(parent); task != nullptr && task->suspended_by.number != 0) return false;
+        back(parent, Reap{.child = child});
+        return true;
+      });
       continue;
     }
     const Tracked* task = track.find(actor);

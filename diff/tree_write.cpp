@@ -38,7 +38,7 @@ class Writer {
       case Kind::let_go:
         return let_go(stage);
       case Kind::subreaper:
-        return subreaper(actor, true);
+        return subreaper(actor, in_.wanted.find(stage.task)->child_subreaper);
       case Kind::leave:
         track_.death(actor, ExitWith{}, actor, adopter(actor));
         return reap(actor);
@@ -115,6 +115,11 @@ class Writer {
     if (!is_zombie(task)) {
       track_.death(relive_actor(), Kill{.target = actor}, actor, adopter(actor),
                    reason == fates_.ended.end() ? std::string() : reason->second);
+    }
+    const Tracked* dead = track_.find(actor);
+    const Actor reaper{.kind = Actor::Kind::outside, .number = in_.surroundings.reaper.value};
+    if (dead != nullptr && dead->parent.kind == Actor::Kind::outside && dead->parent != reaper) {
+      return track_.forget(actor);  // in its own time
     }
     reap(actor);
   }
