@@ -337,7 +337,7 @@ Result<void> Engine::State::way_back(const Snapshot& wanted, const RollbackOptio
   stopwatch.lap("freeze");
   Passage passage;
   auto outcome = [&]() -> Result<void> {
-    RELIVE_TRY(stay->visit_all(agreement));
+    RELIVE_TRY(stay->visit_all(agreement, [&](parasite::Visit& visit) { keep_clear(visit, wanted); }));
     stopwatch.lap("visit");
     Living living = RELIVE_TRY(look(*stay, wanted, capture::Depth::outside, stopwatch));
     Plan plan = make_plan(*stay, wanted, living, RELIVE_TRY(surroundings(*stay, wanted, living)));
@@ -404,7 +404,7 @@ Result<DiffReport> Engine::diff(std::string_view name) {
   DiffReport report;
   Stopwatch stopwatch;
   auto stay = RELIVE_TRY(state.freeze(&wanted));
-  RELIVE_TRY(stay->visit_all(state.agreement));
+  RELIVE_TRY(stay->visit_all(state.agreement, [&](parasite::Visit& visit) { keep_clear(visit, wanted); }));
   const Living living = RELIVE_TRY(look(*stay, wanted, capture::Depth::full, stopwatch));
   const Plan plan = make_plan(*stay, wanted, living, RELIVE_TRY(state.surroundings(*stay, wanted, living)));
   std::vector<std::vector<std::uint64_t>> words(plan.tasks.size());

@@ -93,6 +93,7 @@ class Forking {
     member.session.emplace(RELIVE_TRY(parasite::Session::infect(blank.task)));
     blank.visit.emplace(RELIVE_TRY(parasite::Visit::begin(blank.task, *member.session)));
     blank.visit->begin_from_nothing();
+    stay_.begun(*blank.visit);
     if (agreement_) RELIVE_TRY(agreement_->join(*blank.visit));
     if (member.store) RELIVE_TRY(member.store->enter(*blank.visit));
     member.tracker = RELIVE_TRY(tracking::Tracker::create(tracking::TrackerKind::compare, *blank.visit));

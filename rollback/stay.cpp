@@ -27,12 +27,14 @@ Result<std::unique_ptr<Stay>> Stay::freeze(model::Pid root, std::span<const mode
   return stay;
 }
 
-Result<void> Stay::visit_all(std::optional<parasite::TreeAgreement>& agreement) {
+Result<void> Stay::visit_all(std::optional<parasite::TreeAgreement>& agreement, Begun begun) {
+  begun_ = std::move(begun);
   for (auto& [pid, present] : present_) {
     Member& member = *present.member;
     RELIVE_TRY(fault_point("infect"));
     if (!member.session) member.session.emplace(RELIVE_TRY(parasite::Session::infect(*present.task)));
     present.visit.emplace(RELIVE_TRY(parasite::Visit::begin(*present.task, *member.session)));
+    if (begun_) begun_(*present.visit);
   }
   if (present_.size() > 1 && !agreement) agreement.emplace(RELIVE_TRY(parasite::TreeAgreement::create()));
   if (!agreement) return {};

@@ -1,6 +1,7 @@
 // One freeze of a tree: every task stands, has the parasite, and is being visited.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -41,9 +42,14 @@ class Stay {
   // Takes the parasite out of tasks that are part of no snapshot, and lets all go.
   ~Stay();
 
-  // Infects who has no parasite yet, and begins a visit in each task. With several tasks they share `agreement`, which
+  // Infects who has no parasite yet, and begins a visit in each task; `begun` is called for each before anything else is
+  // done in it (and for blank tasks by who makes them): what the visit must keep clear. With several tasks they share `agreement`, which
   // is made where there is none. After a failure destroy the stay.
-  Result<void> visit_all(std::optional<parasite::TreeAgreement>& agreement);
+  using Begun = std::function<void(parasite::Visit&)>;
+  Result<void> visit_all(std::optional<parasite::TreeAgreement>& agreement, Begun begun = {});
+  void begun(parasite::Visit& visit) const {
+    if (begun_) begun_(visit);
+  }
 
   [[nodiscard]] task::FrozenTree& tree() { return tree_; }
   [[nodiscard]] std::map<model::Pid, Present>& present() { return present_; }
@@ -64,6 +70,7 @@ class Stay {
  private:
   explicit Stay(task::FrozenTree tree) : tree_(std::move(tree)) {}
   // In this order: blanks end before those who forked them wait for them, visits before their tasks run.
+  Begun begun_;
   task::FrozenTree tree_;
   std::map<model::Pid, Present> present_;
   std::map<diff::Actor, Blank> blanks_;

@@ -97,6 +97,14 @@ TaskPlan plan_task(Stay& stay, const Snapshot& wanted, const Living& living, std
 
 }  // namespace
 
+void keep_clear(parasite::Visit& visit, const Snapshot& wanted) {
+  const auto task = std::ranges::find(wanted.tree.tasks, visit.task().pid(), &model::Task::pid);
+  if (task == wanted.tree.tasks.end()) return;
+  std::vector<AddressRange> ranges;
+  for (const model::Mapping& mapping : task->memory.mappings) ranges.push_back(mapping.range);
+  visit.keep_clear(ranges, apply::numbers_of(wanted.tree.descriptors, static_cast<int>(task->table)));
+}
+
 Result<Living> look(Stay& stay, const Snapshot& wanted, capture::Depth depth, Stopwatch& stopwatch) {
   Living living;
   living.tasks.resize(wanted.tree.tasks.size());
@@ -211,13 +219,6 @@ struct Bench {
   Bench& operator=(const Bench&) = delete;
 };
 
-// What the spare addresses and numbers of this visit must leave free: all that the snapshot wants.
-void keep_clear(parasite::Visit& visit, const Snapshot& wanted, const model::Task& task) {
-  std::vector<AddressRange> ranges;
-  for (const model::Mapping& mapping : task.memory.mappings) ranges.push_back(mapping.range);
-  visit.keep_clear(ranges, apply::numbers_of(wanted.tree.descriptors, static_cast<int>(task.table)));
-}
-
 class Passing {
  public:
   Passing(Stay& stay, const Snapshot& wanted, const Living& living, const Plan& plan, std::vector<std::string>& notes)
@@ -227,7 +228,6 @@ class Passing {
       if (!plan.tasks[index]) continue;
       parasite::Visit& visit = *stay.visit(wanted.tree.tasks[index].pid);
       benches_[index] = std::make_unique<Bench>(visit, wanted.parts[index], wanted, notes);
-      keep_clear(visit, wanted, wanted.tree.tasks[index]);
     }
   }
 

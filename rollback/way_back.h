@@ -20,6 +20,10 @@
 
 namespace relive::rollback {
 
+// For Stay::visit_all: what the spare addresses and numbers of a visit must leave free, which is all that the snapshot
+// wants.
+void keep_clear(parasite::Visit& visit, const Snapshot& wanted);
+
 // The tree as it is now, beside the tasks of a snapshot, in their order.
 struct Living {
   std::vector<std::optional<model::Task>> tasks;  // nothing: it does not live

@@ -217,10 +217,31 @@ class Scene:
         return True
 
 
+def descendants(pid):
+    """Of a process, itself first, as they are now."""
+    found = [pid]
+    for parent in found:
+        try:
+            for task in pathlib.Path(f"/proc/{parent}/task").iterdir():
+                found += [int(child) for child in (task / "children").read_text().split()]
+        except OSError:
+            continue
+    return found
+
+
 def end_process(process):
+    """With what it has started: a child that a rollback has made again is a child of its parent like any other."""
+    tree = descendants(process.pid)[1:] if process.poll() is None else []
     if process.poll() is None:
         process.kill()
     process.wait()
+    for pid in tree:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+    for pid in tree:
+        wait_until(f"process {pid} has ended", lambda pid=pid: not pathlib.Path(f"/proc/{pid}").exists() or Task(pid).state() == "Z", 10)
     for stream in (process.stdin, process.stdout, process.stderr):
         if stream:
             try:

@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""Debian's nginx, one process: taken back a hundred times under wrk's load; it answers after each.
+"""Debian's nginx taken back a hundred times under wrk's load; it answers after each.
 
-A master with workers is a tree of tasks, and waits for that.
+One process, or a master with workers, which are made anew now and then (SIGHUP): the old ones come back.
 """
 
+import getpass
 import os
 import shutil
 import signal
@@ -17,8 +18,9 @@ CONNECTIONS = 32
 
 CONFIGURATION = """
 daemon off;
-master_process off;
-worker_processes 1;
+master_process {master};
+worker_processes {workers};
+user {user};
 pid {directory}/nginx.pid;
 error_log {directory}/error.log;
 events {{ worker_connections 512; }}
@@ -43,7 +45,8 @@ http {{
 
 
 class Nginx:
-    def __init__(self, scene):
+    def __init__(self, scene, workers):
+        self.workers = workers
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
@@ -52,7 +55,8 @@ class Nginx:
             (scene.directory / f"www/{n}.txt").write_text(f"page {n}\n" * 200)
         (scene.directory / "www/limited.txt").write_text("let in")
         configuration = scene.directory / "nginx.conf"
-        configuration.write_text(CONFIGURATION.format(directory=scene.directory, port=self.port))
+        configuration.write_text(CONFIGURATION.format(
+            directory=scene.directory, port=self.port, master="on" if workers else "off", workers=max(1, workers), user=getpass.getuser()))
         self.process = scene.start(["nginx", "-c", configuration], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                                    stderr=subprocess.DEVNULL)
         self.pid = self.process.pid
@@ -86,6 +90,12 @@ class Nginx:
     def requests(self):
         return int(self.get("/status")[1].splitlines()[2].split()[2])
 
+    def reload(self):
+        """New workers; the old ones end when their connections have."""
+        old = set(harness.descendants(self.pid)[1:])
+        os.kill(self.pid, signal.SIGHUP)
+        harness.wait_until("new workers", lambda: len(set(harness.descendants(self.pid)[1:]) - old) == self.workers)
+
     def check(self):
         for n in (0, 7, 29):
             harness.expect_equal(f"page {n}", self.get(f"/{n}.txt"), (200, f"page {n}\n" * 200))
@@ -94,7 +104,7 @@ class Nginx:
 def test(scene, tracker, words):
     if not shutil.which("nginx") or not shutil.which("wrk"):
         raise harness.Skip("needs nginx: a server to take back, and wrk to load it")
-    nginx = Nginx(scene)
+    nginx = Nginx(scene, words.workers)
     nginx.check()
     with nginx.connect() as kept:
         harness.expect_equal("first request of a connection that stays", nginx.get_over(kept, "/1.txt")[0], 200)
@@ -108,6 +118,8 @@ def test(scene, tracker, words):
             harness.wait_until("the load is on", lambda: nginx.requests() > before + 300)
             if round_ % 5 == 0:
                 os.kill(nginx.pid, signal.SIGUSR1)  # it opens its logs anew
+            if words.workers and round_ % 10 == 1:
+                nginx.reload()
             silent = round_ % 2 == 0
             if silent:
                 load.send_signal(signal.SIGSTOP)  # its connections stand, and it asks nothing anew

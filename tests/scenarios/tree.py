@@ -1,0 +1,45 @@
+#!/usr/bin/env python3
+"""A parent and its workers go back together: those that live, those born since, and those that have ended."""
+
+import pathlib
+import sys
+
+import harness
+
+ROUNDS = 20
+# What happens to the tree after the snapshot.
+WRECKS = {
+    "all live on": ["step", "step"],
+    "one was born": ["step", "born", "step"],
+    "one was born, and ended": ["born", "end 3"],
+    "one has ended": ["step", "end 1", "step"],
+    "one in a session of its own has ended": ["end 1"],
+    "one in a group of its own has ended": ["end 2"],
+    "all have ended": ["end 0", "end 0", "end 0"],
+    "one ended and one was born": ["end 0", "born", "step"],
+    "all ended and others were born": ["end 0", "end 0", "end 0", "born", "born", "step"],
+}
+
+
+def test(scene, tracker, words):
+    family = harness.LineProcess(scene, [sys.executable, "-B", pathlib.Path(__file__).with_name("family.py")])
+    family.ask("step")
+    before = family.ask("status")
+    scene.snapshot(family.pid, "before", tracker)
+    harness.expect_equal("with a snapshot armed", family.ask("status"), before)
+    names = list(WRECKS)
+    for round_ in range(words.rounds):
+        name = names[round_ % len(names)]
+        for line in WRECKS[name]:
+            family.ask(line)
+        report = scene.rollback(family.pid, "before")
+        harness.expect_equal(f"round {round_}, {name}", family.ask("status"), before)
+        harness.expect_equal(f"round {round_}: tasks", report["tasks"], 4)
+        harness.expect_equal(f"round {round_}: nothing to wait for", family.ask("children"), before)
+    family.ask("step")
+    scene.drop(family.pid)
+    harness.expect(family.ask("step") != before, "it does not go on")
+
+
+if __name__ == "__main__":
+    harness.main(test, ("--rounds", {"type": int, "default": ROUNDS}))
