@@ -123,6 +123,7 @@ class Visit {
     int exit_signal = 0;
     std::uint64_t flags = 0;  // CLONE_*; none that shares memory
     bool child_signal_pending = false;  // SIGCHLD was pending for the task before: one more makes no difference
+    bool leaves_zombie = false;  // if undone, it ends by itself, and nobody waits for it (begin_from_nothing())
   };
   Result<task::FrozenTask> fork_task(const Fork& fork);
 
@@ -130,8 +131,11 @@ class Visit {
   // or another task has waited for it, nothing happens. `handle`: a pidfd of ours. May fail, and is undone with the visit.
   Result<void> end_child(model::Pid pid, int handle, Program& program);
 
-  // The task is one that relive has just forked: it has nothing to go back to, and ends if the visit is undone.
-  void begin_from_nothing();
+  // The task is one that relive has just forked: it has nothing to go back to, and ends if the visit is undone: with
+  // `status` (as wait(2) tells it), where it has taken the place of a task that had ended so and not been waited for.
+  Result<void> begin_from_nothing(std::optional<int> status);
+  // Appends what makes the task end with this status.
+  Result<void> add_end(int status, Program& program);
 
   // The point of no return. Parks every thread of the task in the parasite, so that whatever happens to the keeper from
   // here on the task reaches `goals` alone; ends surplus threads; runs `program` on the driver.

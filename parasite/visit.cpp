@@ -575,6 +575,7 @@ Result<void> Visit::create_thread(Tid tid, std::uint64_t fs_base, TaskAddress cl
 Result<void> Visit::record_end_of(RemoteFd handle, const Fork& fork) {
   const auto number = static_cast<std::uint64_t>(handle.value);
   RELIVE_TRY(record_undo("close the handle", SYS_close, {number}));
+  if (fork.leaves_zombie) return {};
   if (fork.exit_signal != 0 && !fork.child_signal_pending) {
     const std::uint64_t only = bit_of(fork.exit_signal);
     constexpr timespec kNow{};
@@ -663,7 +664,38 @@ Result<void> Visit::end_child(Pid pid, int child_handle, Program& program) {
   return {};
 }
 
-void Visit::begin_from_nothing() { state_->blocks.at(driver_).value().original_frame = 0; }
+Result<void> Visit::add_end(int status, Program& program) {
+  if (WIFEXITED(status)) {
+    program.syscall("end", SYS_exit_group, {static_cast<std::uint64_t>(WEXITSTATUS(status))});
+    return {};
+  }
+  const int signal = WTERMSIG(status);
+  if (signal != SIGKILL) {
+    constexpr std::uint64_t kDefaultAction[4] = {};
+    constexpr std::uint64_t kNothingBlocked = 0;
+    program.syscall("default action", SYS_rt_sigaction,
+                    {static_cast<std::uint64_t>(signal),
+                     RELIVE_TRY(arena().put(std::as_bytes(std::span(kDefaultAction)))).value, 0, 8});
+    program.syscall("nothing blocked", SYS_rt_sigprocmask,
+                    {SIG_SETMASK, RELIVE_TRY(arena().put_value(kNothingBlocked)).value, 0, sizeof kNothingBlocked});
+  }
+  program.syscall(fmt::format("end by signal {}", signal), SYS_kill,
+                  {static_cast<std::uint64_t>(task_->pid().value), static_cast<std::uint64_t>(signal)});
+  return {};
+}
+
+Result<void> Visit::begin_from_nothing(std::optional<int> status) {
+  state_->blocks.at(driver_).value().original_frame = 0;
+  if (!status) return {};
+  Program end;
+  RELIVE_TRY(add_end(*status, end));
+  for (std::size_t i = end.size(); i > 0; --i) {  // an undo log is carried out backwards
+    const auto& arg = end.operations()[i - 1].arg;
+    RELIVE_TRY(record_undo(end.what(i - 1), static_cast<long>(end.operations()[i - 1].number),
+                           {arg[0], arg[1], arg[2], arg[3]}));
+  }
+  return {};
+}
 
 Result<void> Visit::stage(Program& program, std::vector<ThreadGoal>& goals) {
   wire::Control& control = arena().control();

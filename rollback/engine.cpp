@@ -185,9 +185,6 @@ Result<void> Engine::State::take(Stay& stay, Snapshot& snapshot, const SnapshotO
   std::vector<parasite::Visit*> tables;
   std::map<pid_t, std::size_t> shared_tables;
   for (const model::TreeTask& one : snapshot.forest.tasks) {
-    if (one.state == model::TaskState::zombie)
-      return fail(ErrorKind::refused, fmt::format("task {} is a zombie: {} has not waited for it", one.pid.value, one.parent.value),
-                  "this release takes no snapshot of a tree with one: try again when it was waited for");
     if (one.sharing.memory != 0)
       return fail(ErrorKind::refused, fmt::format("task {} shares its memory with task {}", one.pid.value, one.sharing.memory),
                   "this release takes no snapshot of such a tree");
@@ -355,7 +352,12 @@ Result<void> Engine::State::way_back(const Snapshot& wanted, const RollbackOptio
       report.mappings += task->memory.operations.size();
     }
     for (const std::string& note : plan.notes()) report.notes.push_back(note);
-    if (!passage.committed) return carried;
+    if (!passage.committed) {
+      if (carried || !passage.irreversible) return carried;
+      report.fate = apply::Fate::stopped;
+      for (const auto& [one, present] : stay->present()) ::kill(one.value, SIGSTOP);
+      return carried;
+    }
     if (!passage.broken) {
       if (auto settled = settle(*stay, wanted, living, plan); !settled) carried = settled;
       stopwatch.lap("arm");

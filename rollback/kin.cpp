@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <charconv>
 #include <csignal>
+#include <map>
 #include <set>
 #include <variant>
 
@@ -33,10 +34,20 @@ Result<bool> child_signal_pending(Pid pid) {
   return (pending >> (SIGCHLD - 1) & 1U) != 0;
 }
 
+constexpr std::uint64_t kAllKinds = 0x40000000;  // __WALL
+
+void end_task(Stay& stay, Pid pid) {
+  const auto known = stay.present().find(pid);
+  if (known == stay.present().end()) return;
+  known->second.visit.reset();
+  known->second.task->end();
+  known->second.member->forget_task();
+}
+
 class Forking {
  public:
-  Forking(Stay& stay, Members& members, std::optional<parasite::TreeAgreement>& agreement)
-      : stay_(stay), members_(members), agreement_(agreement) {}
+  Forking(Stay& stay, const model::Forest& goal, Members& members, std::optional<parasite::TreeAgreement>& agreement)
+      : stay_(stay), goal_(goal), members_(members), agreement_(agreement) {}
 
   Result<void> carry_out(const TreeStep& step) {
     actor_ = step.actor;
@@ -45,15 +56,21 @@ class Forking {
 
   Result<void> operator()(const ForkBlank& fork) {
     parasite::Visit& parent = *stay_.visit(Pid{actor_.number});
+    const Pid pid{fork.child.number};
+    std::optional<int> left_status;
+    if (const auto left = left_.find(pid); left != left_.end()) left_status = left->second;
     std::uint64_t flags = 0;
     if (fork.files) flags |= CLONE_FILES;
     if (fork.file_system) flags |= CLONE_FS;
     auto task = RELIVE_TRY(
-        parent.fork_task({.pid = Pid{fork.child.number},
+        parent.fork_task({.pid = pid,
                           .exit_signal = fork.exit_signal,
                           .flags = flags,
-                          .child_signal_pending = RELIVE_TRY(child_signal_pending(Pid{actor_.number}))}));
-    const auto [at, fresh] = stay_.blanks().emplace(fork.child, Stay::Blank{.task = std::move(task), .member = nullptr, .visit = {}});
+                          .child_signal_pending = RELIVE_TRY(child_signal_pending(Pid{actor_.number})),
+                          .leaves_zombie = left_status.has_value()}));
+    const auto [at, fresh] = stay_.blanks().emplace(
+        fork.child,
+        Stay::Blank{.task = std::move(task), .member = nullptr, .session = {}, .left_status = left_status, .visit = {}});
     return move_in(at->second, parent);
   }
   Result<void> operator()(const diff::StartSession&) { return call("setsid", SYS_setsid, {}); }
@@ -64,8 +81,17 @@ class Forking {
     return call("prctl PR_SET_CHILD_SUBREAPER", SYS_prctl, {PR_SET_CHILD_SUBREAPER, set.value ? 1U : 0U});
   }
   Result<void> operator()(const diff::ExitWith&) { return not_here("an end"); }
-  Result<void> operator()(const diff::Kill&) { return not_here("a kill"); }
-  Result<void> operator()(const diff::Reap&) { return not_here("a wait"); }
+  Result<void> operator()(const diff::Kill& kill) {
+    end_task(stay_, Pid{kill.target.number});
+    return {};
+  }
+  Result<void> operator()(const diff::Reap& reap) {
+    if (actor_.kind != Actor::Kind::task) return not_here("a wait by a task outside");
+    if (const auto zombie = task::read_zombie(Pid{reap.child.number}); zombie && *zombie)
+      left_[Pid{reap.child.number}] = (*zombie)->status;
+    return call(fmt::format("wait for task {}", reap.child.number), SYS_wait4,
+                {static_cast<std::uint64_t>(reap.child.number), 0, kAllKinds, 0});
+  }
 
  private:
   Result<void> call(std::string what, long number, std::initializer_list<std::uint64_t> arguments) {
@@ -85,6 +111,14 @@ class Forking {
     // As its parent stood when it was stopped: what the driver did since is relive's.
     thread.registers = parent.task().find(parent.driver())->registers;
     RELIVE_TRY(blank.task.set_registers(thread.tid, thread.registers));
+    const auto goal = std::ranges::find(goal_.tasks, blank.task.pid(), &model::TreeTask::pid);
+    if (goal != goal_.tasks.end() && goal->state == model::TaskState::zombie) {
+      blank.session.emplace(RELIVE_TRY(parasite::Session::infect(blank.task)));
+      blank.visit.emplace(RELIVE_TRY(parasite::Visit::begin(blank.task, *blank.session)));
+      RELIVE_TRY(blank.visit->begin_from_nothing(blank.left_status));
+      if (agreement_) RELIVE_TRY(agreement_->join(*blank.visit));
+      return blank.task.let_live();
+    }
     Member& member = members_[blank.task.pid()];
     member.pid = blank.task.pid();
     member.forget_task();
@@ -92,7 +126,8 @@ class Forking {
     blank.member = &member;
     member.session.emplace(RELIVE_TRY(parasite::Session::infect(blank.task)));
     blank.visit.emplace(RELIVE_TRY(parasite::Visit::begin(blank.task, *member.session)));
-    blank.visit->begin_from_nothing();
+    RELIVE_TRY(blank.visit->begin_from_nothing(blank.left_status));
+    RELIVE_TRY(blank.task.let_live());
     stay_.begun(*blank.visit);
     if (agreement_) RELIVE_TRY(agreement_->join(*blank.visit));
     if (member.store) RELIVE_TRY(member.store->enter(*blank.visit));
@@ -101,13 +136,28 @@ class Forking {
   }
 
   Stay& stay_;
+  const model::Forest& goal_;
   Members& members_;
   std::optional<parasite::TreeAgreement>& agreement_;
+  std::map<Pid, int> left_;  // zombies that were waited for, with their status
   Actor actor_;
 };
 
-// The steps behind those that can be undone.
-std::span<const TreeStep> late(const diff::TreePlan& plan) { return std::span(plan.steps).subspan(plan.undoable); }
+// The steps that are carried out before the others are prepared: up to the last that makes, or shapes, a blank task.
+// Those behind the undoable ones cannot be taken back: a number is made free for a task that is to have it again.
+std::size_t early(const diff::TreePlan& plan) {
+  const auto shapes = [&](const TreeStep& step) {
+    if (std::holds_alternative<ForkBlank>(step.call)) return true;
+    return step.actor.kind == Actor::Kind::task && std::ranges::find(plan.created, Pid{step.actor.number}) != plan.created.end() &&
+           !std::holds_alternative<diff::ExitWith>(step.call);
+  };
+  std::size_t end = plan.undoable;
+  for (std::size_t at = end; at < plan.steps.size(); ++at)
+    if (shapes(plan.steps[at])) end = at + 1;
+  return end;
+}
+// Those that are left for the commit.
+std::span<const TreeStep> late(const diff::TreePlan& plan) { return std::span(plan.steps).subspan(early(plan)); }
 
 bool adopts(const diff::TreePlan& plan, Pid pid) {
   const auto known = std::ranges::find(plan.goal.tasks, pid, &model::TreeTask::pid);
@@ -117,23 +167,27 @@ bool adopts(const diff::TreePlan& plan, Pid pid) {
 // What this release cannot do of a plan, with the task that it is about; empty where it can.
 std::string not_carried_out(const diff::TreePlan& plan, std::size_t at) {
   const TreeStep& step = plan.steps[at];
-  const bool early = at < plan.undoable;
+  const bool soon = at < early(plan);
   const auto in_tree = [](const Actor& actor) { return actor.kind == Actor::Kind::task; };
   return std::visit(
       Overloaded{
           [&](const ForkBlank& fork) -> std::string {
             if (!in_tree(step.actor) || !in_tree(fork.child) || fork.temporary)
               return "it takes a temporary task, or relive itself, to make it again";
-            if (!early) return "its number has to be made free first";
             if (fork.memory || fork.handlers || fork.suspends) return "it shared memory with another task";
             if (fork.sibling) return "it was made with CLONE_PARENT";
-            const auto goal = std::ranges::find(plan.goal.tasks, Pid{fork.child.number}, &model::TreeTask::pid);
-            if (goal != plan.goal.tasks.end() && goal->state == model::TaskState::zombie)
-              return "it was a zombie";
             return {};
           },
-          [&](const diff::ExitWith&) -> std::string { return "a task has to end for it"; },
-          [&](const diff::StartSession&) -> std::string { return early ? "" : "a session has to be begun for it"; },
+          [&](const diff::ExitWith&) -> std::string {
+            const auto goal = std::ranges::find(plan.goal.tasks, Pid{step.actor.number}, &model::TreeTask::pid);
+            const bool zombie = in_tree(step.actor) && goal != plan.goal.tasks.end() &&
+                                goal->state == model::TaskState::zombie;
+            return zombie && !soon ? "" : "a task has to end for it";
+          },
+          [&](const diff::StartSession&) -> std::string { return soon ? "" : "a session has to be begun for it"; },
+          [&](const diff::Reap& reap) -> std::string {
+            return soon && !in_tree(step.actor) && in_tree(reap.child) ? "a task outside has to wait for it" : "";
+          },
           [&](const auto&) -> std::string { return {}; },
       },
       step.call);
@@ -159,15 +213,46 @@ std::set<Pid> to_wait_for(const diff::TreePlan& plan, Pid parent) {
 }  // namespace
 
 Result<void> fork_tasks(Stay& stay, const diff::TreePlan& plan, Members& members,
-                        std::optional<parasite::TreeAgreement>& agreement) {
+                        std::optional<parasite::TreeAgreement>& agreement, bool& irreversible) {
   if (!agreement) {
     agreement.emplace(RELIVE_TRY(parasite::TreeAgreement::create()));
     for (auto& [pid, present] : stay.present()) RELIVE_TRY(agreement->join(*present.visit));
   }
-  Forking forking(stay, members, agreement);
-  for (std::size_t at = 0; at < plan.undoable; ++at)
+  Forking forking(stay, plan.goal, members, agreement);
+  const std::size_t end = early(plan);
+  for (std::size_t at = 0; at < end; ++at) {
+    // A zombie that was waited for comes back if this is undone (Stay::Blank::left_status); a killed task does not.
+    if (at >= plan.undoable && std::holds_alternative<diff::Kill>(plan.steps[at].call)) irreversible = true;
     RELIVE_TRY(with_context(forking.carry_out(plan.steps[at]), diff::text(plan.steps[at])));
+  }
   return {};
+}
+
+Result<void> Endings::stage() {
+  for (const TreeStep& step : late(plan_)) {
+    const auto* const end = std::get_if<diff::ExitWith>(&step.call);
+    if (end == nullptr) continue;
+    Stay::Blank& blank = stay_.blanks().at(step.actor);
+    parasite::Program program;
+    RELIVE_TRY(blank.visit->add_end(end->status, program));
+    std::vector<parasite::ThreadGoal> goals(1);
+    const task::FrozenThread& thread = blank.task.threads().front();
+    goals[0].tid = thread.tid;
+    goals[0].wanted = {.registers = thread.registers,
+                       .xstate = RELIVE_TRY(blank.task.xstate(thread.tid)),
+                       .signal_mask = thread.signal_mask};
+    RELIVE_TRY(blank.visit->stage(program, goals));
+    staged_.push_back(&blank);
+  }
+  return {};
+}
+
+void Endings::unstage() {
+  for (Stay::Blank* blank : staged_) blank->visit->unstage();
+}
+
+void Endings::carry_out() {
+  for (Stay::Blank* blank : staged_) Stay::let_end(*blank);
 }
 
 std::vector<diff::Refusal> not_carried_out(const diff::TreePlan& plan) {
@@ -209,11 +294,7 @@ void end_tasks(Stay& stay, const diff::TreePlan& plan) {
   for (const TreeStep& step : late(plan)) {
     const auto* const kill = std::get_if<diff::Kill>(&step.call);
     if (kill == nullptr || kill->target.kind != Actor::Kind::task) continue;
-    const auto known = stay.present().find(Pid{kill->target.number});
-    if (known == stay.present().end()) continue;
-    known->second.visit.reset();
-    known->second.task->end();
-    known->second.member->forget_task();
+    end_task(stay, Pid{kill->target.number});
   }
 }
 

@@ -14,10 +14,11 @@ namespace relive::rollback {
 // What of a plan this release has no hands for, by name.
 [[nodiscard]] std::vector<diff::Refusal> not_carried_out(const diff::TreePlan& plan);
 
-// Prepare. Carries out the undoable steps: blank tasks are forked, infected, visited, and stand in Stay::blanks with
-// the page store and a tracker of the member that they are to be. A failure is undone when the stay ends.
+// Prepare. Carries out the undoable steps, and those that make numbers free for tasks that must have them again: blank
+// tasks are forked, infected, visited, and stand in Stay::blanks with the page store and a tracker of the member that
+// they are to be. A failure is undone when the stay ends, unless `irreversible` is set: a living task had to be killed.
 Result<void> fork_tasks(Stay& stay, const diff::TreePlan& plan, Members& members,
-                        std::optional<parasite::TreeAgreement>& agreement);
+                        std::optional<parasite::TreeAgreement>& agreement, bool& irreversible);
 
 // Prepare: the commit program of a task that stays kills the children that it has had since, and waits for them, so
 // that it can do so alone.
@@ -25,6 +26,20 @@ Result<void> end_children(Stay& stay, const diff::TreePlan& plan, model::Pid par
                           parasite::Program& commit);
 // Will children of the task, or tasks that it is to inherit, end in this plan? Then signals of their end come to it.
 [[nodiscard]] bool loses_children(const diff::TreePlan& plan, model::Pid parent);
+
+// Commit: blank tasks that are to be zombies end. As Visit::stage(), unstage(), carry_out(), for all of them.
+class Endings {
+ public:
+  Endings(Stay& stay, const diff::TreePlan& plan) : stay_(stay), plan_(plan) {}
+  Result<void> stage();
+  void unstage();
+  void carry_out();
+
+ private:
+  Stay& stay_;
+  const diff::TreePlan& plan_;
+  std::vector<Stay::Blank*> staged_;
+};
 
 // Commit: kills what is to end, in the plan's order.
 void end_tasks(Stay& stay, const diff::TreePlan& plan);

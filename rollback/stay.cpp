@@ -1,5 +1,7 @@
 #include "rollback/stay.h"
 
+#include <sched.h>
+
 #include <utility>
 
 #include "base/fault.h"
@@ -58,8 +60,7 @@ task::FrozenTask* Stay::task(model::Pid pid) {
 Result<void> Stay::depart() {
   Result<void> outcome;
   for (auto& [actor, blank] : blanks_) {
-    if (!blank.visit) continue;
-    RELIVE_TRY(blank.task.let_live());
+    if (!blank.visit || blank.member == nullptr || !blank.task.frozen()) continue;
     if (auto gone = blank.visit->depart(); !gone) outcome = gone;
   }
   for (auto& [pid, present] : present_) {
@@ -67,6 +68,15 @@ Result<void> Stay::depart() {
     if (auto gone = present.visit->depart(); !gone) outcome = gone;
   }
   return outcome;
+}
+
+void Stay::let_end(Blank& blank) {
+  blank.task.resume();
+  for (;;) {
+    const auto zombie = task::read_zombie(blank.task.pid());
+    if (!zombie || *zombie) return;
+    ::sched_yield();
+  }
 }
 
 void Stay::end_visits() {
@@ -92,7 +102,12 @@ Result<void> Stay::leave_all() {
 
 Stay::~Stay() {
   for (auto& [actor, blank] : blanks_) {
-    if (blank.member != nullptr && blank.task.frozen()) blank.member->forget_task();  // it is going to end
+    if (!blank.task.frozen()) continue;
+    if (blank.left_status && blank.visit) let_end(blank);
+    if (blank.member == nullptr) continue;
+    blank.visit.reset();
+    blank.task.end();
+    blank.member->forget_task();
   }
   blanks_.clear();
   for (auto& [pid, present] : present_) {

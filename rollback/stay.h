@@ -33,7 +33,9 @@ class Stay {
   // A task that relive has forked in this stay: it ends with the stay unless keep() was called.
   struct Blank {
     task::FrozenTask task;
-    Member* member = nullptr;
+    Member* member = nullptr;                  // null: it is to be a zombie
+    std::optional<parasite::Session> session;  // of one that is to be a zombie
+    std::optional<int> left_status;            // it stands where a zombie stood, which had this status
     std::optional<parasite::Visit> visit;
   };
 
@@ -57,6 +59,9 @@ class Stay {
   [[nodiscard]] parasite::Visit* visit(model::Pid pid);
   [[nodiscard]] task::FrozenTask* task(model::Pid pid);
   [[nodiscard]] std::map<diff::Actor, Blank>& blanks() { return blanks_; }
+
+  // Lets a blank task go its way to its end, and waits until it is a zombie.
+  static void let_end(Blank& blank);
 
   // Behind a commit: lets all tasks, blank ones too, go to their goals.
   Result<void> depart();

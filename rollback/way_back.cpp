@@ -271,7 +271,8 @@ class Passing {
     if (!agreement) {
       Bench& bench = *benches_.front();
       auto outcome = bench.visit.commit(bench.commit, bench.goals);
-      passage = {.committed = bench.visit.committed(), .broken = bench.visit.broken()};
+      passage.committed = bench.visit.committed();
+      passage.broken = bench.visit.broken();
       return outcome;
     }
     std::uint32_t count = 0;
@@ -283,8 +284,11 @@ class Passing {
       staged.push_back(&bench);
       return {};
     });
+    Endings endings(stay_, plan_.tree);
+    if (ready) ready = endings.stage();
     if (ready) ready = fault_point("commit: point of no return");
     if (!ready) {
+      endings.unstage();
       for (Bench* bench : staged) bench->visit.unstage();
       return ready;
     }
@@ -292,6 +296,7 @@ class Passing {
     passage.committed = true;
     [[maybe_unused]] const auto counted = fault_point("commit: decided for all");
     end_tasks(stay_, plan_.tree);
+    endings.carry_out();
     [[maybe_unused]] const auto counted_again = fault_point("commit: tasks born since have ended");
     Result<void> outcome;
     for (Bench* bench : staged) {
@@ -356,7 +361,7 @@ Result<void> carry_out(Stay& stay, const Snapshot& wanted, Living& living, Plan&
                        std::optional<parasite::TreeAgreement>& agreement, Passage& passage,
                        std::vector<std::string>& notes, Stopwatch& stopwatch) {
   if (!plan.tree.created.empty()) {
-    RELIVE_TRY(fork_tasks(stay, plan.tree, members, agreement));
+    RELIVE_TRY(fork_tasks(stay, plan.tree, members, agreement, passage.irreversible));
     stopwatch.lap("fork");
     for (std::size_t index = 0; index < plan.pids.size(); ++index) {
       if (living.tasks[index] || stay.visit(plan.pids[index]) == nullptr) continue;

@@ -63,6 +63,7 @@ Plan make_plan(Stay& stay, const Snapshot& wanted, const Living& living, const m
 struct Passage {
   bool committed = false;  // behind the point of no return
   bool broken = false;     // ... and the kernel has broken it off: no task may run again
+  bool irreversible = false;  // a living task was killed so that its number is free: a failure cannot be undone
 };
 
 // Forks what is missing, prepares and commits. On an error with committed == false the stay undoes everything when it

@@ -137,4 +137,4 @@ def test(scene, tracker, words):
     nginx.check()
 
 
-harness.main(test, ("--rounds", {"type": int, "default": ROUNDS}))
+harness.main(test, ("--rounds", {"type": int, "default": ROUNDS}), ("--workers", {"type": int, "default": 0}))

@@ -17,6 +17,8 @@ WRECKS = {
     "one in a group of its own has ended": ["end 2"],
     "all have ended": ["end 0", "end 0", "end 0"],
     "one ended and one was born": ["end 0", "born", "step"],
+    "one was killed, and nobody waited for it": ["step", "leave 1", "step"],
+    "all were killed, and nobody waited": ["leave 0", "leave 0", "leave 0", "born"],
     "all ended and others were born": ["end 0", "end 0", "end 0", "born", "born", "step"],
 }
 

@@ -1,0 +1,158 @@
+#!/usr/bin/env python3
+"""Debian's PostgreSQL 15 with twenty clients that stay connected: a snapshot, load by pgbench, the way back, fifty times.
+
+Its files are put back by this test, from a copy that was taken while all of its processes stood still.
+"""
+
+import os
+import pathlib
+import pwd
+import shutil
+import signal
+import subprocess
+
+import harness
+
+ROUNDS = 50
+CLIENTS = 20
+PROGRAMS = pathlib.Path("/usr/lib/postgresql/15/bin")
+ROWS = "select md5(string_agg(a::text, ',' order by aid)) from pgbench_accounts a"
+SUMS = "select (select sum(abalance) from pgbench_accounts), (select count(*) from pgbench_history), (select sum(bbalance) from pgbench_branches)"
+
+
+class Files:
+    """A copy of a directory. Put back in place: whoever has a file open has the old contents again."""
+
+    def __init__(self, directory, copy):
+        self.directory, self.copy = directory, copy
+        shutil.copytree(directory, copy, symlinks=True)
+
+    def put_back(self):
+        wanted = {path.relative_to(self.copy) for path in self.copy.rglob("*")}
+        for path in sorted(self.directory.rglob("*"), reverse=True):
+            if path.relative_to(self.directory) in wanted:
+                continue
+            path.rmdir() if path.is_dir() else path.unlink()
+        for name in sorted(wanted):
+            source, target = self.copy / name, self.directory / name
+            if source.is_dir():
+                target.mkdir(exist_ok=True)
+                continue
+            contents = source.read_bytes()
+            if target.exists() and target.stat().st_size == len(contents) and target.read_bytes() == contents:
+                continue
+            with open(target, "r+b" if target.exists() else "wb") as file:
+                file.write(contents)
+                file.truncate()
+            shutil.copystat(source, target)
+            os.chown(target, source.stat().st_uid or target.stat().st_uid, -1)
+
+
+class Client:
+    """A psql that stays connected, and answers one line a question."""
+
+    def __init__(self, postgres):
+        self.process = postgres.scene.start([*postgres.user, PROGRAMS / "psql", "-XAtq", "-h", postgres.directory, "-U", "postgres", "postgres"],
+                                            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
+
+    def ask(self, question):
+        self.process.stdin.write(question + ";\n")
+        return self.process.stdout.readline().strip()
+
+
+class Postgres:
+    def __init__(self, scene):
+        self.scene = scene
+        self.user = ["setpriv", "--reuid", "postgres", "--regid", "postgres", "--init-groups", "--"] if os.geteuid() == 0 else []
+        self.directory = scene.directory / "pg"
+        self.data = self.directory / "data"
+        self.directory.mkdir()
+        scene.directory.chmod(0o711)
+        if self.user:
+            shutil.chown(self.directory, "postgres")
+        self.must(PROGRAMS / "initdb", "-D", self.data, "-U", "postgres", "-A", "trust", "-N", "--no-locale")
+        with open(self.data / "postgresql.conf", "a") as configuration:
+            configuration.write(f"listen_addresses = ''\nunix_socket_directories = '{self.directory}'\nshared_buffers = 16MB\nfsync = off\n"
+                                "max_connections = 60\nautovacuum_naptime = 1s\nlog_min_messages = warning\n")
+        self.process = scene.start([*self.user, PROGRAMS / "postgres", "-D", self.data], stdin=subprocess.DEVNULL,
+                                   stdout=subprocess.DEVNULL, stderr=open(scene.directory / "postgres.log", "wb"))
+        self.pid = self.process.pid
+        harness.wait_until("PostgreSQL answers", self.answers)
+
+    def run(self, *words):
+        return self.scene.run(*self.user, *words)
+
+    def must(self, *words):
+        status, out, err = self.run(*words)
+        harness.expect_equal(f"{pathlib.Path(words[0]).name}: {err[-500:]}", status, 0)
+        return out
+
+    def answers(self):
+        harness.expect(self.process.poll() is None, "PostgreSQL ended")
+        return self.run(PROGRAMS / "pg_isready", "-q", "-h", self.directory)[0] == 0
+
+    def query(self, text):
+        return self.must(PROGRAMS / "psql", "-XAtq", "-h", self.directory, "-U", "postgres", "-c", text, "postgres")
+
+    def bench(self, *words):
+        return self.must(PROGRAMS / "pgbench", "-h", self.directory, "-U", "postgres", *words, "postgres")
+
+    def stop(self):
+        """All of it stands still: a process that is being born now is stopped with its parent's next look."""
+        while True:
+            pids = harness.descendants(self.pid)
+            for pid in pids:
+                os.kill(pid, signal.SIGSTOP)
+            harness.wait_until("all stand", lambda: all(harness.Task(pid).state() in "TZ" for pid in pids))
+            if harness.descendants(self.pid) == pids:
+                return
+
+    def go_on(self):
+        for pid in harness.descendants(self.pid):
+            os.kill(pid, signal.SIGCONT)
+
+
+def test(scene, tracker, words):
+    try:
+        pwd.getpwnam("postgres")
+    except KeyError:
+        pwd.getpwnam = None
+    if not (PROGRAMS / "postgres").exists() or pwd.getpwnam is None:
+        raise harness.Skip("needs postgresql: a server to take back")
+    postgres = Postgres(scene)
+    postgres.bench("-i", "-s", "1", "-q")
+    clients = [Client(postgres) for _ in range(CLIENTS)]
+    backends = [client.ask("select pg_backend_pid()") for client in clients]
+    postgres.query("checkpoint")
+    rows, sums = postgres.query(ROWS), postgres.query(SUMS)
+    postgres.stop()
+    files = Files(postgres.data, scene.directory / "copy")
+    scene.snapshot(postgres.pid, "seeded", tracker)
+    postgres.go_on()
+    for round_ in range(words.rounds):
+        postgres.bench("-n", "-c", "8", "-j", "2", "-t", "25", *(["-C"] if round_ % 2 else []))
+        for client in clients[round_ % 3 :: 3]:
+            harness.expect_equal("update", client.ask(f"update pgbench_accounts set abalance = {round_} where aid < 100 returning 'done' limit 1" if False else f"select count(*) from pgbench_accounts where aid < {round_ + 2}"), str(round_ + 1))
+        if round_ % 5 == 4:  # one that was there goes away
+            clients[-1].process.stdin.close()
+            clients[-1].process.wait()
+            harness.wait_until("its backend has ended", lambda: not pathlib.Path(f"/proc/{backends[-1]}").exists())
+        harness.expect(postgres.query(SUMS) != sums, "the load changed nothing")
+        postgres.stop()
+        files.put_back()
+        scene.rollback(postgres.pid, "seeded")
+        postgres.go_on()
+        harness.expect_equal(f"round {round_}: sums", postgres.query(SUMS), sums)
+        if clients[-1].process.poll() is None:
+            harness.expect_equal("the backends", [client.ask("select pg_backend_pid()") for client in clients], backends)
+        else:
+            harness.expect_equal("the backends", [client.ask("select pg_backend_pid()") for client in clients[:-1]], backends[:-1])
+    harness.expect_equal("every row", postgres.query(ROWS), rows)
+    postgres.query("create extension if not exists amcheck")
+    harness.expect_equal("pg_amcheck", postgres.run(PROGRAMS / "pg_amcheck", "-h", postgres.directory, "-U", "postgres", "--heapallindexed", "postgres")[:2], (0, ""))
+    scene.drop(postgres.pid)
+    postgres.bench("-n", "-c", "4", "-t", "10")
+
+
+if __name__ == "__main__":
+    harness.main(test, ("--rounds", {"type": int, "default": ROUNDS}))
