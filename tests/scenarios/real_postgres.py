@@ -20,6 +20,20 @@ ROWS = "select md5(string_agg(a::text, ',' order by aid)) from pgbench_accounts 
 SUMS = "select (select sum(abalance) from pgbench_accounts), (select count(*) from pgbench_history), (select sum(bbalance) from pgbench_branches)"
 
 
+def send(pid, number):
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        pass  # it has ended
+
+
+def stands(pid):
+    try:
+        return harness.Task(pid).state() in "TZ"
+    except FileNotFoundError:
+        return True
+
+
 class Files:
     """A copy of a directory. Put back in place: whoever has a file open has the old contents again."""
 
@@ -102,22 +116,18 @@ class Postgres:
         while True:
             pids = harness.descendants(self.pid)
             for pid in pids:
-                os.kill(pid, signal.SIGSTOP)
-            harness.wait_until("all stand", lambda: all(harness.Task(pid).state() in "TZ" for pid in pids))
+                send(pid, signal.SIGSTOP)
+            harness.wait_until("all stand", lambda: all(stands(pid) for pid in pids))
             if harness.descendants(self.pid) == pids:
                 return
 
     def go_on(self):
         for pid in harness.descendants(self.pid):
-            os.kill(pid, signal.SIGCONT)
+            send(pid, signal.SIGCONT)
 
 
 def test(scene, tracker, words):
-    try:
-        pwd.getpwnam("postgres")
-    except KeyError:
-        pwd.getpwnam = None
-    if not (PROGRAMS / "postgres").exists() or pwd.getpwnam is None:
+    if not (PROGRAMS / "postgres").exists() or not any(user.pw_name == "postgres" for user in pwd.getpwall()):
         raise harness.Skip("needs postgresql: a server to take back")
     postgres = Postgres(scene)
     postgres.bench("-i", "-s", "1", "-q")
@@ -129,10 +139,10 @@ def test(scene, tracker, words):
     files = Files(postgres.data, scene.directory / "copy")
     scene.snapshot(postgres.pid, "seeded", tracker)
     postgres.go_on()
-    for round_ in range(words.rounds):
+    for round_ in range(words.rounds if tracker != "compare" else min(words.rounds, 5)):
         postgres.bench("-n", "-c", "8", "-j", "2", "-t", "25", *(["-C"] if round_ % 2 else []))
         for client in clients[round_ % 3 :: 3]:
-            harness.expect_equal("update", client.ask(f"update pgbench_accounts set abalance = {round_} where aid < 100 returning 'done' limit 1" if False else f"select count(*) from pgbench_accounts where aid < {round_ + 2}"), str(round_ + 1))
+            harness.expect_equal("a query", client.ask(f"select count(*) from pgbench_accounts where aid < {round_ + 2}"), str(round_ + 1))
         if round_ % 5 == 4:  # one that was there goes away
             clients[-1].process.stdin.close()
             clients[-1].process.wait()
