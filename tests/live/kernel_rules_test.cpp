@@ -22,7 +22,7 @@
 #include <vector>
 
 #include "base/unique_fd.h"
-#include "unit/random_programs.h"
+#include "tests/unit/random_programs.h"
 
 namespace relive::testing {
 namespace {
