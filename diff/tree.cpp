@@ -1,7 +1,6 @@
 #include "diff/tree.h"
 
 #include <fmt/format.h>
-#include <sys/wait.h>
 
 #include <algorithm>
 #include <optional>
@@ -147,7 +146,8 @@ class Planner {
   }
 
   void core_dump(const TreeTask& task) {
-    if (is_zombie(task) && WIFSIGNALED(task.status) && WCOREDUMP(task.status)) {
+    constexpr int kCoreFlag = 0x80;  // WCOREFLAG of wait(2)
+    if (is_zombie(task) && (task.status & kCoreFlag) != 0 && (task.status & 0x7f) != 0) {
       refuse_task(task.pid, "it was dead with a core dump, which would be written again");
     }
   }

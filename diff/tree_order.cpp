@@ -39,7 +39,7 @@ class Builder {
     for (const Pid pid : fates_.kept) kept(pid);
     flags();
     apply_uses();
-    return std::move(graph_);
+    return graph_;
   }
 
  private:
@@ -344,7 +344,6 @@ int rank(const OrderInput& input, const Stage& stage, bool leads_to_fork) {
       if (!living) return kBlank;
       return leads_to_fork ? 2 : 4;
     case Kind::end:
-      return leads_to_fork ? 2 : 4;
     case Kind::exit:
       return leads_to_fork ? 2 : 4;
   }

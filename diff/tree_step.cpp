@@ -1,7 +1,8 @@
 #include "diff/tree_step.h"
 
 #include <fmt/format.h>
-#include <sys/wait.h>
+
+#include <cstdlib>
 
 #include "base/overloaded.h"
 #include "diff/process.h"

@@ -6,7 +6,7 @@
 #include <random>
 #include <vector>
 
-#include "kernel_simulator.h"
+#include "tests/unit/kernel_simulator.h"
 
 namespace relive::testing {
 

@@ -10,8 +10,8 @@
 #include <string>
 
 #include "diff/tree.h"
-#include "random_programs.h"
-#include "tree_runner.h"
+#include "tests/unit/random_programs.h"
+#include "tests/unit/tree_runner.h"
 
 namespace relive::testing {
 namespace {

@@ -12,7 +12,7 @@
 
 #include "base/overloaded.h"
 #include "diff/tree.h"
-#include "kernel_simulator.h"
+#include "tests/unit/kernel_simulator.h"
 
 namespace relive::testing {
 

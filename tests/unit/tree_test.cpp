@@ -533,7 +533,8 @@ TEST(TreePlanTest, TellsWhatIsUndoableAndUndoesIt) {
 )");
   EXPECT_EQ(made.undoable, 5U);
   std::string undone = "\n";
-  for (const auto& step : diff::undo_tree(made, {.tasks = living}, around_shell(), 3)) undone += diff::text(step) + "\n";
+  for (const auto& step : diff::undo_tree(made, {.tasks = living}, around_shell(), 3))
+    undone += diff::text(step) + "\n";
   EXPECT_EQ(undone, "\nrelive: kill 102\n100: wait for 102\nrelive: kill 101\n100: wait for 101\n");
   EXPECT_EQ(made.created, std::vector<Pid>{Pid{102}});
   EXPECT_EQ(made.ended, std::vector<Pid>{Pid{110}});
