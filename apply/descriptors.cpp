@@ -17,6 +17,7 @@
 #include "apply/locks.h"
 #include "apply/memory_file.h"
 #include "apply/message_queue.h"
+#include "apply/named_pipes.h"
 #include "apply/pipes.h"
 #include "apply/self_contained.h"
 #include "apply/sockets.h"
@@ -98,11 +99,14 @@ class Executor {
       if (now != static_cast<int>(capacity) && ::fcntl(writer.get(), F_SETPIPE_SZ, capacity) < 0) {
         return fail_errno("fcntl F_SETPIPE_SZ", "a new pipe");
       }
-      if (op.read_end) RELIVE_TRY(fill_pipe(writer.get(), std::get<model::PipeEnd>(file(*op.read_end).object)));
+      if (op.read_end) RELIVE_TRY(fill_pipe(writer.get(), contents_of(file(*op.read_end))));
     }
     RELIVE_TRY(keep_or_close(op.read_end, read_end));
     return keep_or_close(op.write_end, write_end);
   }
+
+  Result<void> operator()(const diff::OpenNamedPipe& op) { return carry_out(maker_, file(op.file), op); }
+  Result<void> operator()(const diff::RefillNamedPipe& op) { return carry_out(maker_, file(op.file), op); }
 
   Result<void> operator()(const diff::MakeSelfContained& op) {
     return std::visit(
@@ -184,7 +188,7 @@ class Executor {
 
   Result<void> operator()(const diff::RefillPipe& op) {
     RELIVE_TRY(maker_.drain(op.read_end, op.read_flags));
-    return refill_pipe(maker_, op.write_end, flags_under(op.write_end), std::get<model::PipeEnd>(file(op.file).object));
+    return refill_pipe(maker_, op.write_end, flags_under(op.write_end), contents_of(file(op.file)));
   }
 
   Result<void> operator()(const diff::PutRight& op) {
@@ -221,6 +225,10 @@ class Executor {
  private:
   parasite::Visit& visit() { return workshop_.visit; }
   [[nodiscard]] const OpenFile& file(std::size_t index) const { return wanted_.open_files.at(index); }
+  [[nodiscard]] static PipeContents contents_of(const OpenFile& file) {
+    const auto& pipe = std::get<model::PipeEnd>(file.object);
+    return {.bytes = pipe.bytes, .pieces = pipe.pieces};
+  }
   // The status flags of the wanted file under a number.
   [[nodiscard]] std::uint32_t flags_under(RemoteFd fd) const {
     const auto found = std::ranges::lower_bound(wanted_.descriptors, fd, {}, &model::Descriptor::fd);

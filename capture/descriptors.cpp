@@ -79,6 +79,7 @@ class Reader {
     const Survey survey{.visit = visit_, .table = table_, .first = first_};
     RELIVE_TRY(complete_epoll_sets(survey));
     RELIVE_TRY(complete_pipes(survey));
+    RELIVE_TRY(complete_named_pipes(survey));
     RELIVE_TRY(complete_unix_sockets(survey));
     complete_terminals(survey);
     RELIVE_TRY(complete_tcp_pairs(survey));
@@ -264,8 +265,7 @@ class Reader {
       case S_IFBLK:
         return unhandled_at("block device");
       case S_IFIFO:
-        if (!opened.link.starts_with("pipe:[")) return unhandled_at("named pipe");
-        return read_pipe(opened);
+        return opened.link.starts_with("pipe:[") ? read_pipe(opened) : read_named_pipe(opened);
       case S_IFSOCK:
         return read_socket(opened.ours, opened.status.st_ino, diagnoser_);
       default:
@@ -288,9 +288,9 @@ class Reader {
           if constexpr (std::is_same_v<T, Socket>) return true;
           if constexpr (std::is_same_v<T, model::Terminal>)
             return same_terminal(object, other) && ((wanted.status_flags ^ living.status_flags) & O_ACCMODE) == 0;
-          // Files that may not be held (one in an epoll set): the same file, opened in the same way.
+          // Files that may not be held (a named pipe, one in an epoll set): the same file, opened in the same way.
           if constexpr (std::is_same_v<T, model::RegularFile> || std::is_same_v<T, model::DeviceFile> ||
-                        std::is_same_v<T, model::MessageQueue>)
+                        std::is_same_v<T, model::MessageQueue> || std::is_same_v<T, model::NamedPipe>)
             return ((wanted.status_flags ^ living.status_flags) & O_ACCMODE) == 0;
           return false;
         },
@@ -433,6 +433,12 @@ std::vector<std::string> unhandled(const DescriptorTable& table) {
       reasons.push_back(
           fmt::format("descriptor {} ({}): the task has asked to be told of a message (mq_notify); how cannot be known",
                       fd, model::describe(file)));
+    }
+    if (const auto* const pipe = std::get_if<model::NamedPipe>(&file.object); pipe != nullptr && pipe->unseen != 0) {
+      reasons.push_back(fmt::format(
+          "descriptor {} ({}): {} bytes are unread in it and nobody has it open for reading, so that they cannot be "
+          "looked at",
+          fd, model::describe(file), pipe->unseen));
     }
     if (const auto* const terminal = std::get_if<model::Terminal>(&file.object)) {
       for (const std::string& reason : model::not_in_a_snapshot(*terminal))

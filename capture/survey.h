@@ -17,6 +17,8 @@ struct Survey {
 
 // Which pipes have an end outside, and the unread bytes of the others.
 Result<void> complete_pipes(const Survey& survey);
+// The same of named pipes, and which readers await their first writer.
+Result<void> complete_named_pipes(const Survey& survey);
 // Does each entry of an epoll set watch the file that is under its number now?
 Result<void> complete_epoll_sets(const Survey& survey);
 // Unix sockets: peers outside are none of ours; between two sockets of the task, the unread bytes are.

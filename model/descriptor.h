@@ -15,6 +15,7 @@
 #include "model/ids.h"
 #include "model/locks.h"
 #include "model/message_queue.h"
+#include "model/named_pipes.h"
 #include "model/self_contained.h"
 #include "model/sockets.h"
 #include "model/terminals.h"
@@ -46,7 +47,7 @@ Words words(const UnhandledFile& file);
 
 using FileObject = std::variant<RegularFile, DeviceFile, PipeEnd, EventCounter, EpollSet, Socket,          //
                                 TimerFile, SignalFile, InotifySet, ProcessHandle, Terminal, MessageQueue,  //
-                                UnhandledFile>;
+                                NamedPipe, UnhandledFile>;
 
 struct OpenFile {
   std::uint32_t status_flags = 0;    // fcntl(F_GETFL)
@@ -79,8 +80,8 @@ struct DescriptorTable {
 // watches, and none with a lock that goes with the open file description.
 [[nodiscard]] bool may_be_held(const OpenFile& file);
 
-// Is it opened anew through a reference to the file alone (O_PATH), which keeps no lock? Where it may not be held
-// because of its locks.
+// Is it opened anew through a reference to the file alone (O_PATH), which keeps no lock, and no end of a named pipe
+// open? Where it may not be held because of its locks, and named pipes.
 [[nodiscard]] bool is_opened_anew(const OpenFile& file);
 
 // For people: "/tmp/x", "pipe, read end", "socket 127.0.0.1:55 -> 127.0.0.1:80", "timerfd".
