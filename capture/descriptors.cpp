@@ -21,6 +21,7 @@
 #include "capture/opened.h"
 #include "capture/sockets.h"
 #include "capture/survey.h"
+#include "capture/unix_names.h"
 #include "task/procfs.h"
 
 namespace relive::capture {
@@ -390,6 +391,10 @@ Result<void> hold_descriptors(parasite::Visit& visit, const DescriptorTable& tab
       UniqueFd reference(::open(link.c_str(), O_PATH | O_CLOEXEC));
       if (!reference) return fail_errno("open O_PATH", model::describe(file));
       holds.references.emplace(index, std::move(reference));
+    }
+    if (const auto* const socket = std::get_if<Socket>(&file.object);
+        socket != nullptr && !holds.references.contains(index)) {
+      if (UniqueFd directory = open_name_directory(*socket)) holds.references.emplace(index, std::move(directory));
     }
     const auto* const regular = std::get_if<model::RegularFile>(&file.object);
     if (regular == nullptr || !regular->memory || holds.contents.contains(index)) continue;

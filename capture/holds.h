@@ -11,7 +11,8 @@ namespace relive::capture {
 
 struct Holds {
   std::map<std::size_t, UniqueFd> open_files;      // index in the snapshot's DescriptorTable::open_files
-  std::map<std::size_t, UniqueFd> references;      // the same, O_PATH: of what is opened anew
+  std::map<std::size_t, UniqueFd> references;      // the same, O_PATH: of what is opened anew; of a unix
+                                                   // socket with a relative name: where that counts from
   std::map<std::size_t, UniqueFd> contents;        // the same: copies of what memfds held
   std::map<std::uint64_t, UniqueFd> mapped_files;  // begin of the snapshot's mapping
   UniqueFd cwd;                                    // O_PATH

@@ -24,6 +24,7 @@
 #include "capture/descriptors.h"
 #include "capture/fdinfo.h"
 #include "capture/survey.h"
+#include "capture/unix_names.h"
 #include "task/procfs.h"
 
 namespace relive::capture {
@@ -172,6 +173,7 @@ Result<void> read_unix(int duplicate, const UnixDiagnosis& diagnosis, model::Soc
   }
   socket.peer_inode = diagnosis.peer_inode;
   socket.shutdown = diagnosis.shutdown;
+  if (diagnosis.file_inode != 0) socket.file.emplace().inode = diagnosis.file_inode;
   socket.reset = (polled(duplicate) & POLLERR) != 0;
   return {};
 }
@@ -196,7 +198,7 @@ Result<UnixDiagnosis> UnixDiagnoser::ask(std::uint64_t inode) {
   request->sdiag_family = AF_UNIX;
   request->udiag_states = ~0U;
   request->udiag_ino = static_cast<std::uint32_t>(inode);
-  request->udiag_show = UDIAG_SHOW_PEER | UDIAG_SHOW_RQLEN;
+  request->udiag_show = UDIAG_SHOW_PEER | UDIAG_SHOW_RQLEN | UDIAG_SHOW_VFS;
   request->udiag_cookie[0] = request->udiag_cookie[1] = ~0U;  // any
   if (::send(netlink_.get(), header, header->nlmsg_len, 0) < 0) return fail_errno("send", "sock_diag request");
   const ssize_t size = ::recv(netlink_.get(), buffer.data(), buffer.size(), 0);
@@ -224,6 +226,9 @@ Result<UnixDiagnosis> UnixDiagnoser::ask(std::uint64_t inode) {
         break;
       case UNIX_DIAG_RQLEN:
         diagnosis.backlog = static_cast<const unix_diag_rqlen*>(mnl_attr_get_payload(attribute))->udiag_wqueue;
+        break;
+      case UNIX_DIAG_VFS:
+        diagnosis.file_inode = static_cast<const unix_diag_vfs*>(mnl_attr_get_payload(attribute))->udiag_vfs_ino;
         break;
       default:
         break;
@@ -455,7 +460,9 @@ Result<void> complete_unix_sockets(const Survey& survey) {
   std::optional<Sender> task;
   for (std::size_t index = 0; index < survey.table.open_files.size(); ++index) {
     auto* const socket = std::get_if<model::Socket>(&survey.table.open_files[index].object);
-    if (socket == nullptr || socket->family != AF_UNIX || socket->state == SocketState::listening) continue;
+    if (socket == nullptr || socket->family != AF_UNIX) continue;
+    if (socket->file) RELIVE_TRY(complete_name(survey, index, *socket));
+    if (socket->state == SocketState::listening) continue;
     if (socket->state == SocketState::connected && !inside(survey, socket->peer_inode)) {
       socket->peer_inode = 0;
       if (socket->type != SOCK_DGRAM) socket->shutdown = 0;

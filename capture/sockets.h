@@ -19,6 +19,7 @@ struct UnixDiagnosis {
   std::uint64_t peer_inode = 0;  // 0: no peer, or the peer is closed
   std::uint32_t backlog = 0;     // of a listening socket
   int shutdown = 0;
+  std::uint64_t file_inode = 0;  // of its name in the file system, lower 32 bits; 0: it has none
 };
 
 // One netlink socket, opened with the first question.

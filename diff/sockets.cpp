@@ -99,13 +99,25 @@ bool can_be_refilled(const Socket& wanted, const Socket& living) {
          certainly_fits(wanted.unread);
 }
 
+// A file that was renamed, or replaced, cannot be made by binding. Of those that are made with their name.
+bool has_lost_its_name(const Socket& socket) {
+  return socket.file && !socket.file->there && !socket.file->deleted && (is_datagram(socket) || !is_connection(socket));
+}
+
+// May the two have one name, although they are two? Relative ones are told apart by where they are.
+bool same_name(const Socket& wanted, const Socket& living) {
+  if (wanted.local != living.local) return false;
+  if (wanted.inode == living.inode || !model::is_relative(wanted)) return true;
+  return wanted.file && living.file && !wanted.file->path.empty() && wanted.file->path == living.file->path;
+}
+
 }  // namespace
 
 bool can_become(const Socket& wanted, const Socket& living) {
   if (wanted.family != living.family || wanted.type != living.type || wanted.protocol != living.protocol) return false;
   if (is_datagram(wanted)) {
     // A name cannot be taken back, connecting elsewhere throws away what is unread, and shutting down is for ever.
-    if (wanted.local != living.local || wanted.peer != living.peer || wanted.shutdown != living.shutdown) return false;
+    if (!same_name(wanted, living) || wanted.peer != living.peer || wanted.shutdown != living.shutdown) return false;
     return wanted.state == living.state || (leads_outside(wanted) && living.state == SocketState::hung_up);
   }
   if (is_connection(wanted)) {
@@ -113,7 +125,7 @@ bool can_become(const Socket& wanted, const Socket& living) {
     return is_connection(living) && (wanted.state == SocketState::connected || living.state == SocketState::hung_up);
   }
   if (wanted.state != living.state || wanted.shutdown != living.shutdown) return false;
-  return wanted.state == SocketState::fresh || wanted.local == living.local;
+  return wanted.state == SocketState::fresh || same_name(wanted, living);
 }
 
 bool can_stand_for(const Socket& wanted, const Socket& living) {
@@ -189,6 +201,7 @@ SocketPart make_socket(std::size_t wanted, const Table& wanted_table, const Tabl
   const auto& socket = *wanted_table.as<Socket>(wanted);
   SocketPart part;
   const auto peer = wanted_table.socket_with_inode(socket.peer_inode);
+  if (has_lost_its_name(socket)) part.refusal = "closed since the snapshot, when its name led to it no more";
   if (socket.state == SocketState::hung_up) {
     part.made.emplace_back(MakeHungUp{wanted});
   } else if (peer && socket.family != AF_UNIX && !matches.living_of[*peer]) {
@@ -272,6 +285,8 @@ SocketPart put_right_socket(std::size_t wanted, const Table& wanted_table, const
   } else if (leads_outside(socket)) {
     part.notes.push_back(wanted_table.name(wanted) + ": connection kept");
   }
+  if (socket.file && socket.file->there && living.file && living.file->deleted)
+    part.notes.push_back(wanted_table.name(wanted) + ": its name was deleted since the snapshot, and stays so");
   if (living.state == SocketState::hung_up && !is_datagram(socket)) return part;
   for (const model::SocketOption& option : socket.options) {
     const model::SocketOption* const now = find_option(living, option);
