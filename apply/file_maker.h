@@ -44,6 +44,7 @@ class FileMaker {
   void keep(std::size_t file, model::RemoteFd spare) { spares_[file] = spare; }
   Result<void> close(model::RemoteFd spare);
   [[nodiscard]] model::RemoteFd spare(std::size_t file) const { return spares_.at(file); }
+  [[nodiscard]] bool has_spare(std::size_t file) const { return spares_.contains(file); }
   void forget(std::size_t file) { spares_.erase(file); }  // its spare number is closed by an operation of its own
   // A number for something that is no file of the wanted table, to be given to make_one().
   [[nodiscard]] std::size_t helper() { return helpers_++; }

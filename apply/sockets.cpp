@@ -1,5 +1,6 @@
 #include "apply/sockets.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -147,9 +148,69 @@ Result<RemoteFd> make_sender(FileMaker& maker, const Socket& socket, const std::
   return maker.spare(helper);
 }
 
+std::optional<std::int64_t> position_of(const model::OpenFile& file) {
+  if (const auto* const regular = std::get_if<model::RegularFile>(&file.object)) return regular->position;
+  if (const auto* const device = std::get_if<model::DeviceFile>(&file.object)) return device->position;
+  return std::nullopt;
+}
+
 RemoteFd number_then(const DescriptorTable& wanted, std::size_t file) {
   const auto found = std::ranges::find(wanted.descriptors, file, &model::Descriptor::open_file);
   return found == wanted.descriptors.end() ? RemoteFd{-1} : found->fd;
+}
+
+// The numbers that files have when everything is in place. One that is in flight only comes from the holds, and is what
+// it was: somebody may have received it since.
+Result<std::vector<RemoteFd>> numbers_in_flight(FileMaker& maker, const DescriptorTable& wanted,
+                                                const std::vector<std::size_t>& files) {
+  std::vector<RemoteFd> numbers;
+  for (const std::size_t index : files) {
+    if (const RemoteFd number = number_then(wanted, index); number.value >= 0) {
+      numbers.push_back(number);
+      continue;
+    }
+    const model::OpenFile& file = wanted.open_files.at(index);
+    const auto held = maker.workshop().holds.open_files.find(index);
+    if (held == maker.workshop().holds.open_files.end())
+      return fail(ErrorKind::refused, fmt::format("{}, which an unread message carried, is not held", describe(file)));
+    if (!maker.has_spare(index)) {
+      RELIVE_TRY(maker.give(index, held->second.get()));
+      if ((file.status_flags & O_PATH) == 0) {
+        maker.set_flags(maker.spare(index), file.status_flags);
+        if (const auto position = position_of(file))
+          maker.commit("position of a file in flight", SYS_lseek,
+                       {FileMaker::number(maker.spare(index)), static_cast<std::uint64_t>(*position), SEEK_SET});
+      }
+    }
+    numbers.push_back(maker.spare(index));
+  }
+  return numbers;
+}
+
+// A msghdr in the arena.
+Result<model::TaskAddress> put_message(FileMaker& maker, const std::vector<std::byte>& bytes,
+                                       const std::vector<std::byte>& address, const std::vector<RemoteFd>& files) {
+  parasite::Arena& arena = maker.visit().arena();
+  const auto pointer = [](model::TaskAddress there) { return reinterpret_cast<void*>(there.value); };
+  const iovec piece{.iov_base = pointer(RELIVE_TRY(arena.put(bytes))), .iov_len = bytes.size()};
+  msghdr header{};
+  header.msg_iov = reinterpret_cast<iovec*>(RELIVE_TRY(arena.put_value(piece)).value);
+  header.msg_iovlen = 1;
+  if (!address.empty()) {
+    header.msg_name = pointer(RELIVE_TRY(arena.put(address)));
+    header.msg_namelen = static_cast<socklen_t>(address.size());
+  }
+  if (!files.empty()) {
+    const std::size_t size = files.size() * sizeof(int);
+    const cmsghdr head{.cmsg_len = CMSG_LEN(size), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS};
+    std::vector<std::byte> control(CMSG_SPACE(size));
+    std::memcpy(control.data(), &head, sizeof head);
+    for (std::size_t at = 0; at < files.size(); ++at)
+      std::memcpy(control.data() + CMSG_LEN(at * sizeof(int)), &files[at].value, sizeof(int));
+    header.msg_control = pointer(RELIVE_TRY(arena.put(control)));
+    header.msg_controllen = control.size();
+  }
+  return arena.put_value(header);
 }
 
 bool has_no_delay(const Socket& socket) {
@@ -203,8 +264,8 @@ Result<void> carry_out(FileMaker& maker, const DescriptorTable& wanted, const di
   RELIVE_TRY(set_options(others.get(), other));
   if (one.type == SOCK_DGRAM && is_named(one)) RELIVE_TRY(bind_unix(maker, first, one, op.first));
   if (other.type == SOCK_DGRAM && is_named(other)) RELIVE_TRY(bind_unix(maker, second, other, op.second));
-  RELIVE_TRY(send_from(maker, second, one.unread));
-  RELIVE_TRY(send_from(maker, first, other.unread));
+  if (!model::carries_files(one)) RELIVE_TRY(send_from(maker, second, one.unread));
+  if (!model::carries_files(other)) RELIVE_TRY(send_from(maker, first, other.unread));
   RELIVE_TRY(shut_down(ours.get(), one.shutdown));
   return shut_down(others.get(), other.shutdown);
 }
@@ -305,7 +366,6 @@ Result<void> carry_out(FileMaker& maker, const DescriptorTable& wanted, const di
 Result<void> carry_out(FileMaker& maker, const DescriptorTable& wanted, const DescriptorTable& living,
                        const diff::RefillSocket& op) {
   const Socket& socket = socket_of(wanted, op.file);
-  const auto& there = std::get<Socket>(living.open_files.at(op.living).object);
   const auto to_peer = [&](const std::optional<std::size_t>& sender) {
     return sender && socket_of(wanted, *sender).peer_inode == socket.inode;
   };
@@ -313,18 +373,20 @@ Result<void> carry_out(FileMaker& maker, const DescriptorTable& wanted, const De
   const bool all_to_peer = std::ranges::all_of(op.senders, to_peer);
   const auto place = all_to_peer ? std::nullopt : RELIVE_TRY(place_of_name(maker, socket, op.file));
   std::optional<RemoteFd> nobody;
-  if (!all_to_peer) nobody = RELIVE_TRY(make_sender(maker, socket, place, there.inode));
+  if (!all_to_peer)
+    nobody = RELIVE_TRY(
+        make_sender(maker, socket, place, std::get<Socket>(living.open_files.at(op.living.value()).object).inode));
   go_there(maker.workshop().commit, place);
   for (std::size_t at = 0; at < socket.unread.size(); ++at) {
     const auto& bytes = socket.unread[at].bytes;
     const auto sender = op.senders.at(at);
-    const auto data = RELIVE_TRY(maker.visit().arena().put(bytes));
-    const auto name = RELIVE_TRY(maker.visit().arena().put(socket.local));
     const bool by_name = sender && !to_peer(sender);
+    const std::vector<RemoteFd> files = RELIVE_TRY(numbers_in_flight(maker, wanted, socket.unread[at].files));
+    const auto header = RELIVE_TRY(put_message(maker, bytes, by_name ? socket.local : std::vector<std::byte>{}, files));
     // Never blocks: the socket is empty by now (EmptySocket), and this fits (diff/sockets.cpp).
-    maker.commit("send an unread message again", SYS_sendto,
-                 {FileMaker::number(sender ? number_then(wanted, *sender) : *nobody), data.value, bytes.size(),
-                  MSG_DONTWAIT | MSG_NOSIGNAL, by_name ? name.value : 0, by_name ? socket.local.size() : 0});
+    maker.commit("send an unread message again", SYS_sendmsg,
+                 {FileMaker::number(sender ? number_then(wanted, *sender) : *nobody), header.value,
+                  MSG_DONTWAIT | MSG_NOSIGNAL});
   }
   come_back(maker.workshop().commit, place);
   return {};

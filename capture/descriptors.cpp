@@ -15,6 +15,7 @@
 #include <memory>
 
 #include "capture/fdinfo.h"
+#include "capture/in_flight.h"
 #include "capture/kcmp.h"
 #include "capture/locks.h"
 #include "capture/memory_file.h"
@@ -77,11 +78,12 @@ class Reader {
       known[index] = RELIVE_TRY(find_held(table_.descriptors[index]));
     for (std::size_t index = 0; index < known.size(); ++index)
       if (!known[index]) RELIVE_TRY(read_one(table_.descriptors[index]));
-    const Survey survey{.visit = visit_, .table = table_, .first = first_};
+    const Survey survey{.visit = visit_, .table = table_, .first = first_, .snapshot = snapshot_, .holds = holds_};
     RELIVE_TRY(complete_epoll_sets(survey));
     RELIVE_TRY(complete_pipes(survey));
     RELIVE_TRY(complete_named_pipes(survey));
     RELIVE_TRY(complete_unix_sockets(survey));
+    first_.resize(table_.open_files.size(), RemoteFd{-1});  // what is in flight only
     complete_terminals(survey);
     RELIVE_TRY(complete_tcp_pairs(survey));
     RELIVE_TRY(find_in_snapshot());
@@ -402,7 +404,7 @@ Result<void> hold_descriptors(parasite::Visit& visit, const DescriptorTable& tab
     if (auto copy = RELIVE_TRY(copy_memory_file(duplicate.get(), *regular->memory)))
       holds.contents.emplace(index, std::move(copy));
   }
-  return {};
+  return hold_files_in_flight(visit, table, holds);
 }
 
 std::vector<std::string> unhandled(const DescriptorTable& table) {
@@ -457,6 +459,8 @@ std::vector<std::string> unhandled(const DescriptorTable& table) {
     }
     if (const auto* const socket = std::get_if<Socket>(&file.object)) {
       if (std::string reason = unhandled_messages(*socket); !reason.empty())
+        reasons.push_back(fmt::format("descriptor {} ({}) {}", fd, model::describe(file), reason));
+      if (std::string reason = unhandled_in_flight(*socket, table); !reason.empty())
         reasons.push_back(fmt::format("descriptor {} ({}) {}", fd, model::describe(file), reason));
     }
     if (const auto* const set = std::get_if<model::EpollSet>(&file.object)) {

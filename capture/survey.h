@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "capture/holds.h"
 #include "model/descriptor.h"
 #include "parasite/session.h"
 
@@ -13,6 +14,8 @@ struct Survey {
   parasite::Visit& visit;
   model::DescriptorTable& table;
   const std::vector<model::RemoteFd>& first;  // by open file: its lowest number
+  const model::DescriptorTable* snapshot = nullptr;
+  const Holds* holds = nullptr;  // of that snapshot
 };
 
 // Which pipes have an end outside, and the unread bytes of the others.

@@ -102,6 +102,8 @@ class Planner {
     for (std::size_t index = 0; index < living_.files(); ++index) {
       const auto same = living_.file(index).same_as;
       if (!same || *same >= wanted_.files() || matches_.living_of[*same]) continue;
+      // In flight only (model::DescriptorTable): there is no number to take it from.
+      if (living_.numbers(index).empty() && !wanted_.numbers(*same).empty()) continue;
       if (compatible(wanted_.file(*same), living_.file(index))) match(*same, index);
     }
   }

@@ -166,7 +166,7 @@ struct EmptySocket {  // what came since is dropped
 };
 struct RefillSocket {
   std::size_t file;
-  std::size_t living;  // index into the living table's open_files
+  std::optional<std::size_t> living;  // index into the living table's open_files; none: made anew, of a pair
   Senders senders;
 };
 struct ShutDown {  // a new socket

@@ -49,8 +49,9 @@ constexpr KindRule kKindRules[] = {
     {"socket, fresh, bound or listening (TCP, unix)", "address, options, backlog", "connections waiting to be accepted",
      "made anew; refused if the address was taken by somebody else"},
     {"unix sockets connected inside the task (stream, seqpacket, datagram)",
-     "unread messages with their boundaries, options, shutdown, ECONNRESET that is pending", "",
-     "made anew, with its messages; a stream or seqpacket socket without the name that it was accepted under"},
+     "unread messages with their boundaries and the files that travel with them, options, shutdown, ECONNRESET that is "
+     "pending",
+     "", "made anew, with its messages; a stream or seqpacket socket without the name that it was accepted under"},
     {"unix datagram socket, fresh, bound or connected",
      "name, peer, unread messages with their senders, options, shutdown",
      "what a peer outside has sent to a connected one",

@@ -72,7 +72,7 @@ struct Descriptor {
 
 struct DescriptorTable {
   std::vector<Descriptor> descriptors;  // by number, ascending
-  std::vector<OpenFile> open_files;
+  std::vector<OpenFile> open_files;     // one without a number is in flight: an unread message carries it
 };
 
 // May the keeper keep a reference of its own to it? Only to what the task cannot notice (design, section 8): regular

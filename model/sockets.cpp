@@ -68,6 +68,10 @@ Words words(const Socket& socket) {
   return {.kind = std::string(kind_of(socket)), .detail = std::move(text), .phrase = phrase_of(socket)};
 }
 
+bool carries_files(const Socket& socket) {
+  return std::ranges::any_of(socket.unread, [](const Message& message) { return !message.files.empty(); });
+}
+
 std::string path_of(const Socket& socket) {
   constexpr std::size_t kPath = offsetof(sockaddr_un, sun_path);
   if (socket.family != AF_UNIX || socket.local.size() <= kPath || socket.local[kPath] == std::byte{0}) return {};

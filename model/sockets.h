@@ -31,10 +31,10 @@ enum class SocketState : std::uint8_t {
 // What was sent at once to a socket that keeps boundaries; of a stream, bytes that one recvmsg(2) may give.
 struct Message {
   std::vector<std::byte> bytes;
-  std::vector<std::byte> from;  // sockaddr of the sender, of datagrams; empty where it has no name
-  std::size_t descriptors = 0;  // that travel with it (SCM_RIGHTS)
-  bool foreign_sender = false;  // its credentials (SCM_CREDENTIALS) are told, and are not the task's own
-  bool unseen = false;          // there is one, and looking at it would take an error that is pending
+  std::vector<std::byte> from;          // sockaddr of the sender, of datagrams; empty where it has no name
+  std::vector<std::size_t> files = {};  // that travel with it (SCM_RIGHTS): indices of the table's open files
+  bool foreign_sender = false;          // its credentials (SCM_CREDENTIALS) are told, and are not the task's own
+  bool unseen = false;                  // there is one, and looking at it would take an error that is pending
   bool operator==(const Message&) const = default;
 };
 
@@ -75,6 +75,8 @@ struct Socket {
 // All bytes of messages in a row.
 [[nodiscard]] std::vector<std::byte> bytes_of(std::span<const Message> messages);
 Words words(const Socket& socket);
+// Does an unread message carry open files?
+[[nodiscard]] bool carries_files(const Socket& socket);
 // The path that a unix socket is bound to; empty for an abstract name, and for none.
 [[nodiscard]] std::string path_of(const Socket& socket);
 // Does its name count from a directory?
