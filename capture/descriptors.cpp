@@ -172,13 +172,14 @@ class Reader {
     const auto [seen, fresh] = living_of_.try_emplace(there->open_file, table_.open_files.size());
     descriptor.open_file = seen->second;
     if (!fresh) return true;
-    const Key key = RELIVE_TRY(key_of(ours, RELIVE_TRY(status_of(ours))));
+    const struct stat status = RELIVE_TRY(status_of(ours));
+    const Key key = RELIVE_TRY(key_of(ours, status));
     OpenFile file = snapshot_->open_files[there->open_file];
     file.status_flags = key.flags;
     file.watched = false;
     file.same_as = there->open_file;
     if ((key.flags & O_PATH) == 0) read_owner(ours, file);
-    file.locks = RELIVE_TRY(parse_locks(RELIVE_TRY(read_fdinfo(fdinfo_.get(), descriptor.fd))));
+    file.locks = RELIVE_TRY(locks_of(descriptor.fd, ours, status));
     std::visit(
         [&](auto& object) {
           if constexpr (requires { object.position; }) object.position = key.position;
@@ -249,6 +250,11 @@ class Reader {
     file.owner_signal = std::max(::fcntl(duplicate, F_GETSIG), 0);
   }
 
+  Result<std::vector<model::FileLock>> locks_of(RemoteFd fd, int ours, const struct stat& status) {
+    if (lock_list_.surely_none(ours, status)) return std::vector<model::FileLock>{};
+    return parse_locks(RELIVE_TRY(read_fdinfo(fdinfo_.get(), fd)));
+  }
+
   Result<FileObject> read_object(const Opened& opened, OpenFile& file) {
     // A reference alone: it can be held whatever it leads to, for nobody can use it.
     if ((opened.flags & O_PATH) != 0) return read_reference(opened);
@@ -260,10 +266,10 @@ class Reader {
     switch (opened.status.st_mode & S_IFMT) {
       case S_IFREG:
       case S_IFDIR:
-        file.locks = RELIVE_TRY(parse_locks(RELIVE_TRY(opened.fdinfo())));
+        file.locks = RELIVE_TRY(locks_of(opened.fd, opened.ours, opened.status));
         return read_regular(opened);
       case S_IFCHR:
-        file.locks = RELIVE_TRY(parse_locks(RELIVE_TRY(opened.fdinfo())));
+        file.locks = RELIVE_TRY(locks_of(opened.fd, opened.ours, opened.status));
         return read_device(opened);
       case S_IFBLK:
         return unhandled_at("block device");
@@ -357,6 +363,7 @@ class Reader {
   std::map<std::size_t, std::size_t> living_of_;  // what find_held() found, by wanted file
   std::vector<RemoteFd> first_;                   // by open file: its lowest number
   UnixDiagnoser diagnoser_;
+  LockList lock_list_ = LockList::read();
 };
 
 }  // namespace
