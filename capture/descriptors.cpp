@@ -312,7 +312,7 @@ class Reader {
     for (const auto& [wanted, living] : living_of_) taken[wanted] = true;
     bool held = true;  // what is known for sure goes first: a file opened anew is told by its name and mode alone
     const auto find = [&](std::size_t index, std::size_t wanted) -> Result<void> {
-      if (taken[wanted] || table_.open_files[index].same_as) return {};
+      if (taken[wanted] || table_.open_files[index].same_as || first_[index].value < 0) return {};
       if (held && model::is_opened_anew(snapshot_->open_files[wanted])) return {};
       if (!RELIVE_TRY(is_same(wanted, snapshot_->open_files[wanted], table_.open_files[index], first_[index])))
         return {};

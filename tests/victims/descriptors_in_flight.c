@@ -182,7 +182,9 @@ static void wreck(unsigned round) {
     take(FD(kDatagrams, 0), 0, text, sizeof text - 1, files);
   }
   put(FD(kPackets, 0), "since", (int[]){kNumbered, 0}, 2);
-  put(FD(kHalfRead, 0), "since", (int[]){1}, 1);
+  const int other = MUST(open("numbered", O_RDWR | O_CLOEXEC));  // another open file of it, in flight only
+  put(FD(kHalfRead, 0), "since", (int[]){1, other}, 2);
+  close(other);
   switch (round % 5) {
     case 1:
       for (int i = 0; i < PAIRS; ++i)
@@ -194,6 +196,7 @@ static void wreck(unsigned round) {
       close(FD(kPackets, 1));
       close(kCounter);
       close(kPipeIn);
+      close(kNumbered);
       break;
     case 3:
       for (int i = 0; i < PAIRS; ++i)
