@@ -20,6 +20,7 @@
 #include "apply/locks.h"
 #include "apply/memory_file.h"
 #include "apply/message_queue.h"
+#include "apply/named_pipes.h"
 #include "apply/pipes.h"
 #include "apply/self_contained.h"
 #include "apply/sockets.h"
@@ -127,11 +128,14 @@ class Executor {
       if (now != static_cast<int>(capacity) && ::fcntl(writer.get(), F_SETPIPE_SZ, capacity) < 0) {
         return fail_errno("fcntl F_SETPIPE_SZ", "a new pipe");
       }
-      if (op.read_end) RELIVE_TRY(fill_pipe(writer.get(), std::get<model::PipeEnd>(file(*op.read_end).object)));
+      if (op.read_end) RELIVE_TRY(fill_pipe(writer.get(), contents_of(file(*op.read_end))));
     }
     RELIVE_TRY(keep_or_close(op.read_end, read_end));
     return keep_or_close(op.write_end, write_end);
   }
+
+  Result<void> operator()(const diff::OpenNamedPipe& op) { return carry_out(maker(), file(op.file), op); }
+  Result<void> operator()(const diff::RefillNamedPipe& op) { return carry_out(maker(), file(op.file), op); }
 
   Result<void> operator()(const diff::MakeSelfContained& op) {
     return std::visit(
@@ -213,8 +217,7 @@ class Executor {
 
   Result<void> operator()(const diff::RefillPipe& op) {
     RELIVE_TRY(maker().drain(op.read_end, op.read_flags));
-    return refill_pipe(maker(), op.write_end, flags_under(op.write_end),
-                       std::get<model::PipeEnd>(file(op.file).object));
+    return refill_pipe(maker(), op.write_end, flags_under(op.write_end), contents_of(file(op.file)));
   }
 
   Result<void> operator()(const diff::PutRight& op) {
@@ -277,6 +280,10 @@ class Executor {
         operation);
   }
   [[nodiscard]] const OpenFile& file(std::size_t index) const { return wanted_.open_files.at(index); }
+  [[nodiscard]] static PipeContents contents_of(const OpenFile& file) {
+    const auto& pipe = std::get<model::PipeEnd>(file.object);
+    return {.bytes = pipe.bytes, .pieces = pipe.pieces};
+  }
   // The status flags of the wanted file under a number, a spare one or its own.
   [[nodiscard]] std::uint32_t flags_under(RemoteFd fd) {
     if (const auto spare = maker().file_at(fd); spare && *spare < wanted_.open_files.size())

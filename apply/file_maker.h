@@ -49,6 +49,7 @@ class FileMaker {
   [[nodiscard]] model::RemoteFd spare(std::size_t file) const { return spares_.at(file); }
   // Which wanted file stands at this spare number? None: it is no spare number.
   [[nodiscard]] std::optional<std::size_t> file_at(model::RemoteFd spare) const;
+  [[nodiscard]] bool has_spare(std::size_t file) const { return spares_.contains(file); }
   void forget(std::size_t file) { spares_.erase(file); }  // its spare number is closed by an operation of its own
   // A number for something that is no file of the wanted table, to be given to make_one().
   [[nodiscard]] std::size_t helper() { return helpers_++; }

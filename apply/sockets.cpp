@@ -1,5 +1,6 @@
 #include "apply/sockets.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -17,6 +18,7 @@
 
 #include "apply/hung_up.h"
 #include "apply/repaired_pair.h"
+#include "apply/unix_names.h"
 #include "base/fault.h"
 #include "capture/descriptors.h"
 #include "capture/sockets.h"
@@ -35,11 +37,12 @@ const Socket& socket_of(const DescriptorTable& wanted, std::size_t file) {
   return std::get<Socket>(wanted.open_files.at(file).object);
 }
 
-// The path of a unix address in the file system; empty for an abstract address or none.
-std::string path_of(const Socket& socket) {
-  constexpr std::size_t kPath = offsetof(sockaddr_un, sun_path);
-  if (socket.family != AF_UNIX || socket.local.size() <= kPath || socket.local[kPath] == std::byte{0}) return {};
-  return model::address_text(socket.local);
+std::optional<std::size_t> file_with_inode(const DescriptorTable& table, std::uint64_t inode) {
+  for (std::size_t index = 0; inode != 0 && index < table.open_files.size(); ++index) {
+    const auto* const socket = std::get_if<Socket>(&table.open_files[index].object);
+    if (socket != nullptr && socket->inode == inode) return index;
+  }
+  return std::nullopt;
 }
 
 // Has it an address of its own that was not given by connecting?
@@ -67,15 +70,6 @@ Result<void> set_options(int ours, const Socket& socket) {
   return {};
 }
 
-Result<void> address_error(const Socket& socket, std::string_view call, int error) {
-  const std::string address = model::address_text(socket.local);
-  if (error == EADDRINUSE || error == EADDRNOTAVAIL) {
-    return fail(ErrorKind::refused, fmt::format("the address {} of a socket that was closed since is {}", address,
-                                                error == EADDRINUSE ? "taken by another socket" : "no longer there"));
-  }
-  return fail_errno(call, address, error);
-}
-
 // On our duplicate: the port may be one that the task itself may no longer bind.
 Result<void> bind_tcp(int ours, const Socket& socket) {
   // Connections that the old socket had accepted must not stand in the way (SO_REUSEADDR, socket(7)).
@@ -97,74 +91,21 @@ Result<void> bind_tcp(int ours, const Socket& socket) {
   return {};
 }
 
-Result<model::TaskAddress> put_text(FileMaker& maker, const std::string& text) {
-  return maker.visit().arena().put(std::as_bytes(std::span(text.c_str(), text.size() + 1)));
-}
-
-bool somebody_listens(const std::string& path) {
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  if (path.size() >= sizeof address.sun_path) return true;  // cannot be told: leave it alone
-  std::memcpy(address.sun_path, path.data(), path.size());
-  const UniqueFd probe(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-  return ::connect(probe.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0 ||
-         errno != ECONNREFUSED;
-}
-
-// A name that the task's own closed socket has left behind is moved aside; somebody else's is not touched.
-Result<void> clear_path(FileMaker& maker, const std::string& path) {
-  parasite::Visit& visit = maker.visit();
-  if (!path.starts_with('/')) {
-    return fail(ErrorKind::refused,
-                fmt::format("the unix socket '{}' was closed since, and its address is a relative path", path));
-  }
-  const std::string seen = fmt::format("/proc/{}/root{}", visit.task().pid().value, path);
-  const auto there = RELIVE_TRY(put_text(maker, path));
-  struct stat status{};
-  if (::lstat(seen.c_str(), &status) == 0) {
-    if (!S_ISSOCK(status.st_mode) || somebody_listens(seen)) {
-      return fail(ErrorKind::refused, fmt::format("the address {} of a socket that was closed since is taken", path));
-    }
-    const std::string aside_path = fmt::format("{}.relive-{}", path, visit.task().pid().value);
-    const auto aside = RELIVE_TRY(put_text(maker, aside_path));
-    RELIVE_TRY(visit.record_undo("rename back " + path, SYS_rename, {aside.value, there.value}));
-    RELIVE_TRY(visit.syscall("rename " + path, SYS_rename, {there.value, aside.value}));
-    maker.workshop().cleanup.syscall("unlink " + aside_path, SYS_unlink, {aside.value}, Program::OnError::go_on);
-  } else if (errno != ENOENT) {
-    return fail_errno("lstat", path);
-  }
-  return visit.record_undo("unlink " + path, SYS_unlink, {there.value});
-}
-
-// In the task: the peers of a unix socket see who listened, and the name is made with the task's rights.
-Result<void> bind_unix(FileMaker& maker, RemoteFd spare, const Socket& socket) {
-  parasite::Visit& visit = maker.visit();
-  if (const std::string path = path_of(socket); !path.empty()) RELIVE_TRY(clear_path(maker, path));
-  const auto address = RELIVE_TRY(visit.arena().put(socket.local));
-  Program program;
-  program.syscall("bind", SYS_bind, {FileMaker::number(spare), address.value, socket.local.size()},
-                  Program::OnError::go_on);
-  RELIVE_TRY(visit.run(program));
-  if (program.result(0) < 0) return address_error(socket, "bind", static_cast<int>(-program.result(0)));
-  if (socket.state == SocketState::listening) {
-    RELIVE_TRY(
-        visit.syscall("listen", SYS_listen, {FileMaker::number(spare), static_cast<std::uint64_t>(socket.backlog)}));
-  }
-  return {};
-}
-
 // Sends one message in the task: to `address`, or to whom the sender is connected.
 Result<void> send_now(FileMaker& maker, RemoteFd sender, const std::vector<std::byte>& bytes,
-                      const std::vector<std::byte>& address = {}) {
+                      const std::vector<std::byte>& address = {}, const std::optional<NamePlace>& place = {}) {
   const auto there = RELIVE_TRY(maker.visit().arena().put(bytes));
   const auto to = RELIVE_TRY(maker.visit().arena().put(address));
   Program program;
-  program.syscall("send unread bytes", SYS_sendto,
-                  {FileMaker::number(sender), there.value, bytes.size(), MSG_DONTWAIT | MSG_NOSIGNAL,
-                   address.empty() ? 0 : to.value, address.size()},
-                  Program::OnError::go_on);
+  go_there(program, place);
+  const std::size_t call =
+      program.syscall("send unread bytes", SYS_sendto,
+                      {FileMaker::number(sender), there.value, bytes.size(), MSG_DONTWAIT | MSG_NOSIGNAL,
+                       address.empty() ? 0 : to.value, address.size()},
+                      Program::OnError::go_on);
+  come_back(program, place);
   RELIVE_TRY(maker.visit().run(program));
-  const std::int64_t sent = program.result(0);
+  const std::int64_t sent = program.result(call);
   if (sent < 0 && sent != -EAGAIN) return fail_errno("sendto", "unread messages", static_cast<int>(-sent));
   if (sent == static_cast<std::int64_t>(bytes.size())) return {};
   return fail(ErrorKind::refused, "the unread messages of a socket do not fit into a new one");
@@ -175,22 +116,26 @@ Result<void> send_from(FileMaker& maker, RemoteFd sender, const std::vector<mode
 }
 
 // connect(2) in the task: 0 or -errno.
-Result<std::int64_t> connect_in_task(FileMaker& maker, RemoteFd spare, const std::vector<std::byte>& address) {
+Result<std::int64_t> connect_in_task(FileMaker& maker, RemoteFd spare, const std::vector<std::byte>& address,
+                                     const std::optional<NamePlace>& place) {
   const auto there = RELIVE_TRY(maker.visit().arena().put(address));
   Program program;
-  program.syscall("connect", SYS_connect, {FileMaker::number(spare), there.value, address.size()},
-                  Program::OnError::go_on);
+  go_there(program, place);
+  const std::size_t call = program.syscall(
+      "connect", SYS_connect, {FileMaker::number(spare), there.value, address.size()}, Program::OnError::go_on);
+  come_back(program, place);
   RELIVE_TRY(maker.visit().run(program));
-  return program.result(0);
+  return program.result(call);
 }
 
 // A datagram socket of the task without a name, connected to `socket` by its name; `inode` is whom that must lead to.
-Result<RemoteFd> make_sender(FileMaker& maker, const Socket& socket, std::uint64_t inode) {
+Result<RemoteFd> make_sender(FileMaker& maker, const Socket& socket, const std::optional<NamePlace>& place,
+                             std::uint64_t inode) {
   const std::size_t helper = maker.helper();
   RELIVE_TRY(maker.make_one(helper, "socket to send from", SYS_socket,
                             {static_cast<std::uint64_t>(socket.family), SOCK_DGRAM | SOCK_CLOEXEC,
                              static_cast<std::uint64_t>(socket.protocol)}));
-  const std::int64_t connected = RELIVE_TRY(connect_in_task(maker, maker.spare(helper), socket.local));
+  const std::int64_t connected = RELIVE_TRY(connect_in_task(maker, maker.spare(helper), socket.local, place));
   struct stat status{};
   const UniqueFd ours = RELIVE_TRY(maker.borrow(helper));
   if (::fstat(ours.get(), &status) != 0) return fail_errno("fstat", "socket");
@@ -203,12 +148,73 @@ Result<RemoteFd> make_sender(FileMaker& maker, const Socket& socket, std::uint64
   return maker.spare(helper);
 }
 
-// In the table at hand: its lowest number when all are filled; else its spare number.
+std::optional<std::int64_t> position_of(const model::OpenFile& file) {
+  if (const auto* const regular = std::get_if<model::RegularFile>(&file.object)) return regular->position;
+  if (const auto* const device = std::get_if<model::DeviceFile>(&file.object)) return device->position;
+  return std::nullopt;
+}
+
+// In the table at hand: its lowest number when all are filled; else its spare number; else none.
 RemoteFd number_then(const FileMaker& maker, const DescriptorTable& wanted, std::size_t file) {
   const auto found = std::ranges::find_if(wanted.descriptors, [&](const model::Descriptor& descriptor) {
     return descriptor.open_file == file && descriptor.fd.table == maker.table();
   });
-  return found == wanted.descriptors.end() ? maker.spare(file) : found->fd;
+  if (found != wanted.descriptors.end()) return found->fd;
+  return maker.has_spare(file) ? maker.spare(file) : RemoteFd{-1};
+}
+
+// The numbers that files have when everything is in place. One that is in flight only comes from the holds, and is what
+// it was: somebody may have received it since.
+Result<std::vector<RemoteFd>> numbers_in_flight(FileMaker& maker, const DescriptorTable& wanted,
+                                                const std::vector<std::size_t>& files) {
+  std::vector<RemoteFd> numbers;
+  for (const std::size_t index : files) {
+    if (const RemoteFd number = number_then(maker, wanted, index); number.value >= 0) {
+      numbers.push_back(number);
+      continue;
+    }
+    const model::OpenFile& file = wanted.open_files.at(index);
+    const auto held = maker.workshop().files.open_files.find(index);
+    if (held == maker.workshop().files.open_files.end())
+      return fail(ErrorKind::refused, fmt::format("{}, which an unread message carried, is not held", describe(file)));
+    if (!maker.has_spare(index)) {
+      RELIVE_TRY(maker.give(index, held->second.get()));
+      if ((file.status_flags & O_PATH) == 0) {
+        maker.set_flags(maker.spare(index), file.status_flags);
+        if (const auto position = position_of(file))
+          maker.commit("position of a file in flight", SYS_lseek,
+                       {FileMaker::number(maker.spare(index)), static_cast<std::uint64_t>(*position), SEEK_SET});
+      }
+    }
+    numbers.push_back(maker.spare(index));
+  }
+  return numbers;
+}
+
+// A msghdr in the arena.
+Result<model::TaskAddress> put_message(FileMaker& maker, const std::vector<std::byte>& bytes,
+                                       const std::vector<std::byte>& address, const std::vector<RemoteFd>& files) {
+  parasite::Arena& arena = maker.visit().arena();
+  const auto pointer = [](model::TaskAddress there) { return reinterpret_cast<void*>(there.value); };
+  const iovec piece{.iov_base = pointer(RELIVE_TRY(arena.put(bytes))), .iov_len = bytes.size()};
+  msghdr header{};
+  header.msg_iov = reinterpret_cast<iovec*>(RELIVE_TRY(arena.put_value(piece)).value);
+  header.msg_iovlen = 1;
+  if (!address.empty()) {
+    header.msg_name = pointer(RELIVE_TRY(arena.put(address)));
+    header.msg_namelen = static_cast<socklen_t>(address.size());
+  }
+  if (!files.empty()) {
+    const std::size_t size = files.size() * sizeof(int);
+    const cmsghdr head{.cmsg_len = CMSG_LEN(size), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS};
+    std::vector<std::byte> control(CMSG_SPACE(size));
+    std::memcpy(control.data(), &head, sizeof head);
+    for (std::size_t at = 0; at < files.size(); ++at)
+      std::memcpy(control.data() + CMSG_LEN(at * sizeof(int)), &files[at].value, sizeof(int));
+    header.msg_control = pointer(RELIVE_TRY(arena.put(control)));
+    header.msg_controllen = control.size();
+  }
+  return arena.put_value(header);
 }
 
 bool has_no_delay(const Socket& socket) {
@@ -246,7 +252,8 @@ Result<void> carry_out(FileMaker& maker, const DescriptorTable& wanted, const di
   const UniqueFd ours = RELIVE_TRY(maker.borrow(op.file));
   RELIVE_TRY(set_options(ours.get(), socket));
   if (!is_named(socket)) return {};
-  return socket.family == AF_UNIX ? bind_unix(maker, maker.spare(op.file), socket) : bind_tcp(ours.get(), socket);
+  return socket.family == AF_UNIX ? bind_unix(maker, maker.spare(op.file), socket, op.file)
+                                  : bind_tcp(ours.get(), socket);
 }
 
 Result<void> carry_out(FileMaker& maker, const DescriptorTable& wanted, const diff::MakeSocketPair& op) {
@@ -259,10 +266,10 @@ Result<void> carry_out(FileMaker& maker, const DescriptorTable& wanted, const di
   const UniqueFd others = RELIVE_TRY(maker.borrow(op.second));
   RELIVE_TRY(set_options(ours.get(), one));
   RELIVE_TRY(set_options(others.get(), other));
-  if (one.type == SOCK_DGRAM && is_named(one)) RELIVE_TRY(bind_unix(maker, first, one));
-  if (other.type == SOCK_DGRAM && is_named(other)) RELIVE_TRY(bind_unix(maker, second, other));
-  RELIVE_TRY(send_from(maker, second, one.unread));
-  RELIVE_TRY(send_from(maker, first, other.unread));
+  if (one.type == SOCK_DGRAM && is_named(one)) RELIVE_TRY(bind_unix(maker, first, one, op.first));
+  if (other.type == SOCK_DGRAM && is_named(other)) RELIVE_TRY(bind_unix(maker, second, other, op.second));
+  if (!model::carries_files(one)) RELIVE_TRY(send_from(maker, second, one.unread));
+  if (!model::carries_files(other)) RELIVE_TRY(send_from(maker, first, other.unread));
   RELIVE_TRY(shut_down(ours.get(), one.shutdown));
   return shut_down(others.get(), other.shutdown);
 }
@@ -319,7 +326,7 @@ Result<void> carry_out(FileMaker& maker, const DescriptorTable& wanted, const di
   maker.keep(op.file, kept);
   const UniqueFd ours = RELIVE_TRY(maker.borrow(op.file));
   RELIVE_TRY(set_options(ours.get(), socket));
-  if (socket.type == SOCK_DGRAM && is_named(socket)) RELIVE_TRY(bind_unix(maker, kept, socket));
+  if (socket.type == SOCK_DGRAM && is_named(socket)) RELIVE_TRY(bind_unix(maker, kept, socket, op.file));
   RELIVE_TRY(send_from(maker, peer, socket.unread));
   if (socket.reset) RELIVE_TRY(send_now(maker, kept, {std::byte{0}}));  // closed without being read: ECONNRESET
   RELIVE_TRY(maker.close(peer));
@@ -329,7 +336,9 @@ Result<void> carry_out(FileMaker& maker, const DescriptorTable& wanted, const di
 Result<void> carry_out(FileMaker& maker, const DescriptorTable& wanted, const diff::ConnectSocket& op) {
   RELIVE_TRY(fault_point("connect a socket"));
   const Socket& socket = socket_of(wanted, op.file);
-  const std::int64_t answer = RELIVE_TRY(connect_in_task(maker, maker.spare(op.file), socket.peer));
+  const auto peer = file_with_inode(wanted, socket.peer_inode);
+  const auto place = peer ? RELIVE_TRY(place_of_name(maker, socket_of(wanted, *peer), *peer)) : std::nullopt;
+  const std::int64_t answer = RELIVE_TRY(connect_in_task(maker, maker.spare(op.file), socket.peer, place));
   if (answer == 0) return {};
   if (op.outside) {
     maker.workshop().notes.push_back(fmt::format("a socket that was closed since is connected to nobody: {}: {}",
@@ -346,14 +355,15 @@ Result<void> carry_out(FileMaker& maker, const DescriptorTable& wanted, const di
   struct stat status{};
   const UniqueFd ours = RELIVE_TRY(maker.borrow(op.file));
   if (::fstat(ours.get(), &status) != 0) return fail_errno("fstat", "socket");
+  const auto place = RELIVE_TRY(place_of_name(maker, socket, op.file));
   std::optional<RemoteFd> nobody;
   for (std::size_t at = 0; at < socket.unread.size(); ++at) {
     const auto& bytes = socket.unread[at].bytes;
     if (const auto sender = op.senders.at(at)) {
       const RemoteFd from = op.numbers.at(at) ? *op.numbers.at(at) : maker.spare(*sender);
-      RELIVE_TRY(send_now(maker, from, bytes, socket.local));
+      RELIVE_TRY(send_now(maker, from, bytes, socket.local, place));
     } else {
-      if (!nobody) nobody = RELIVE_TRY(make_sender(maker, socket, status.st_ino));
+      if (!nobody) nobody = RELIVE_TRY(make_sender(maker, socket, place, status.st_ino));
       RELIVE_TRY(send_now(maker, *nobody, bytes));
     }
   }
@@ -363,21 +373,29 @@ Result<void> carry_out(FileMaker& maker, const DescriptorTable& wanted, const di
 Result<void> carry_out(FileMaker& maker, const DescriptorTable& wanted, const DescriptorTable& living,
                        const diff::RefillSocket& op) {
   const Socket& socket = socket_of(wanted, op.file);
-  const auto& there = std::get<Socket>(living.open_files.at(op.living).object);
+  const auto to_peer = [&](const std::optional<std::size_t>& sender) {
+    return sender && socket_of(wanted, *sender).peer_inode == socket.inode;
+  };
+  // Where one is sent by name: that this leads to the socket is found out by making a nameless sender.
+  const bool all_to_peer = std::ranges::all_of(op.senders, to_peer);
+  const auto place = all_to_peer ? std::nullopt : RELIVE_TRY(place_of_name(maker, socket, op.file));
   std::optional<RemoteFd> nobody;
+  if (!all_to_peer)
+    nobody = RELIVE_TRY(
+        make_sender(maker, socket, place, std::get<Socket>(living.open_files.at(op.living.value()).object).inode));
+  go_there(maker.workshop().commit, place);
   for (std::size_t at = 0; at < socket.unread.size(); ++at) {
     const auto& bytes = socket.unread[at].bytes;
     const auto sender = op.senders.at(at);
-    const bool to_peer = sender && socket_of(wanted, *sender).peer_inode == socket.inode;
-    if (!to_peer && !nobody) nobody = RELIVE_TRY(make_sender(maker, socket, there.inode));
-    const auto data = RELIVE_TRY(maker.visit().arena().put(bytes));
-    const auto name = RELIVE_TRY(maker.visit().arena().put(socket.local));
-    const bool by_name = sender && !to_peer;
+    const bool by_name = sender && !to_peer(sender);
+    const std::vector<RemoteFd> files = RELIVE_TRY(numbers_in_flight(maker, wanted, socket.unread[at].files));
+    const auto header = RELIVE_TRY(put_message(maker, bytes, by_name ? socket.local : std::vector<std::byte>{}, files));
     // Never blocks: the socket is empty by now (EmptySocket), and this fits (diff/sockets.cpp).
-    maker.commit("send an unread message again", SYS_sendto,
-                 {FileMaker::number(sender ? number_then(maker, wanted, *sender) : *nobody), data.value, bytes.size(),
-                  MSG_DONTWAIT | MSG_NOSIGNAL, by_name ? name.value : 0, by_name ? socket.local.size() : 0});
+    maker.commit("send an unread message again", SYS_sendmsg,
+                 {FileMaker::number(sender ? number_then(maker, wanted, *sender) : *nobody), header.value,
+                  MSG_DONTWAIT | MSG_NOSIGNAL});
   }
+  come_back(maker.workshop().commit, place);
   return {};
 }
 

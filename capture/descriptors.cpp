@@ -16,12 +16,14 @@
 #include <set>
 
 #include "capture/fdinfo.h"
+#include "capture/in_flight.h"
 #include "capture/kcmp.h"
 #include "capture/locks.h"
 #include "capture/memory_file.h"
 #include "capture/opened.h"
 #include "capture/sockets.h"
 #include "capture/survey.h"
+#include "capture/unix_names.h"
 #include "task/procfs.h"
 
 namespace relive::capture {
@@ -81,10 +83,13 @@ class Reader {
     for (std::size_t index = 0; index < known.size(); ++index)
       if (!known[index]) RELIVE_TRY(read_one(table_.descriptors[index]));
     RELIVE_TRY(read_locks_of_others());
-    const Survey survey{.tables = tables_, .table = table_, .first = first_};
+    const Survey survey{
+        .tables = tables_, .table = table_, .first = first_, .snapshot = snapshot_, .holds = holds_};
     RELIVE_TRY(complete_epoll_sets(survey));
     RELIVE_TRY(complete_pipes(survey));
+    RELIVE_TRY(complete_named_pipes(survey));
     RELIVE_TRY(complete_unix_sockets(survey));
+    first_.resize(table_.open_files.size(), RemoteFd{-1});  // what is in flight only
     complete_terminals(survey);
     RELIVE_TRY(complete_tcp_pairs(survey));
     RELIVE_TRY(find_in_snapshot());
@@ -222,13 +227,14 @@ class Reader {
     const auto [seen, fresh] = living_of_.try_emplace(there->open_file, table_.open_files.size());
     descriptor.open_file = seen->second;
     if (!fresh) return true;
-    const Key key = RELIVE_TRY(key_of(ours, RELIVE_TRY(status_of(ours))));
+    const struct stat status = RELIVE_TRY(status_of(ours));
+    const Key key = RELIVE_TRY(key_of(ours, status));
     OpenFile file = snapshot_->open_files[there->open_file];
     file.status_flags = key.flags;
     file.watched = false;
     file.same_as = there->open_file;
     if ((key.flags & O_PATH) == 0) read_owner(ours, file);
-    file.locks = RELIVE_TRY(locks_under(descriptor.fd));
+    file.locks = RELIVE_TRY(locks_of(descriptor.fd, ours, status));
     std::visit(
         [&](auto& object) {
           if constexpr (requires { object.position; }) object.position = key.position;
@@ -300,6 +306,11 @@ class Reader {
     file.owner_signal = std::max(::fcntl(duplicate, F_GETSIG), 0);
   }
 
+  Result<std::vector<model::FileLock>> locks_of(RemoteFd fd, int ours, const struct stat& status) {
+    if (lock_list_.surely_none(ours, status)) return std::vector<model::FileLock>{};
+    return locks_under(fd);
+  }
+
   Result<FileObject> read_object(const Opened& opened, OpenFile& file) {
     // A reference alone: it can be held whatever it leads to, for nobody can use it.
     if ((opened.flags & O_PATH) != 0) return read_reference(opened);
@@ -311,16 +322,15 @@ class Reader {
     switch (opened.status.st_mode & S_IFMT) {
       case S_IFREG:
       case S_IFDIR:
-        file.locks = RELIVE_TRY(parse_locks(RELIVE_TRY(opened.fdinfo())));
+        file.locks = RELIVE_TRY(locks_of(opened.fd, opened.ours, opened.status));
         return read_regular(opened);
       case S_IFCHR:
-        file.locks = RELIVE_TRY(parse_locks(RELIVE_TRY(opened.fdinfo())));
+        file.locks = RELIVE_TRY(locks_of(opened.fd, opened.ours, opened.status));
         return read_device(opened);
       case S_IFBLK:
         return unhandled_at("block device");
       case S_IFIFO:
-        if (!opened.link.starts_with("pipe:[")) return unhandled_at("named pipe");
-        return read_pipe(opened);
+        return opened.link.starts_with("pipe:[") ? read_pipe(opened) : read_named_pipe(opened);
       case S_IFSOCK:
         return read_socket(opened.ours, opened.status.st_ino, diagnoser_);
       default:
@@ -343,9 +353,9 @@ class Reader {
           if constexpr (std::is_same_v<T, Socket>) return true;
           if constexpr (std::is_same_v<T, model::Terminal>)
             return same_terminal(object, other) && ((wanted.status_flags ^ living.status_flags) & O_ACCMODE) == 0;
-          // Files that may not be held (one in an epoll set): the same file, opened in the same way.
+          // Files that may not be held (a named pipe, one in an epoll set): the same file, opened in the same way.
           if constexpr (std::is_same_v<T, model::RegularFile> || std::is_same_v<T, model::DeviceFile> ||
-                        std::is_same_v<T, model::MessageQueue>)
+                        std::is_same_v<T, model::MessageQueue> || std::is_same_v<T, model::NamedPipe>)
             return ((wanted.status_flags ^ living.status_flags) & O_ACCMODE) == 0;
           return false;
         },
@@ -358,7 +368,7 @@ class Reader {
     for (const auto& [wanted, living] : living_of_) taken[wanted] = true;
     bool held = true;  // what is known for sure goes first: a file opened anew is told by its name and mode alone
     const auto find = [&](std::size_t index, std::size_t wanted) -> Result<void> {
-      if (taken[wanted] || table_.open_files[index].same_as) return {};
+      if (taken[wanted] || table_.open_files[index].same_as || first_[index].value < 0) return {};
       if (held && model::is_opened_anew(snapshot_->open_files[wanted])) return {};
       if (!RELIVE_TRY(is_same(wanted, snapshot_->open_files[wanted], table_.open_files[index], first_[index])))
         return {};
@@ -406,6 +416,7 @@ class Reader {
   std::map<std::size_t, std::size_t> living_of_;  // what find_held() found, by wanted file
   std::vector<RemoteFd> first_;                   // by open file: its lowest number
   UnixDiagnoser diagnoser_;
+  LockList lock_list_ = LockList::read();
 };
 
 }  // namespace
@@ -446,13 +457,17 @@ Result<void> hold_descriptors(std::span<parasite::Visit* const> tables, const De
       if (!reference) return fail_errno("open O_PATH", model::describe(file));
       holds.references.emplace(index, std::move(reference));
     }
+    if (const auto* const socket = std::get_if<Socket>(&file.object);
+        socket != nullptr && !holds.references.contains(index)) {
+      if (UniqueFd directory = open_name_directory(*socket)) holds.references.emplace(index, std::move(directory));
+    }
     const auto* const regular = std::get_if<model::RegularFile>(&file.object);
     if (regular == nullptr || !regular->memory || holds.contents.contains(index)) continue;
     const UniqueFd duplicate = RELIVE_TRY(visit.task().borrow(descriptor.fd));
     if (auto copy = RELIVE_TRY(copy_memory_file(duplicate.get(), *regular->memory)))
       holds.contents.emplace(index, std::move(copy));
   }
-  return {};
+  return hold_files_in_flight(tables, table, holds);
 }
 
 std::vector<std::string> unhandled(const DescriptorTable& table, std::span<const model::Pid> tasks) {
@@ -491,6 +506,12 @@ std::vector<std::string> unhandled(const DescriptorTable& table, std::span<const
           fmt::format("{} ({}): the task has asked to be told of a message (mq_notify); how cannot be known", fd,
                       model::describe(file)));
     }
+    if (const auto* const pipe = std::get_if<model::NamedPipe>(&file.object); pipe != nullptr && pipe->unseen != 0) {
+      reasons.push_back(fmt::format(
+          "descriptor {} ({}): {} bytes are unread in it and nobody has it open for reading, so that they cannot be "
+          "looked at",
+          fd, model::describe(file), pipe->unseen));
+    }
     if (const auto* const terminal = std::get_if<model::Terminal>(&file.object)) {
       for (const std::string& reason : model::not_in_a_snapshot(*terminal))
         reasons.push_back(fmt::format("{} ({}) {}", fd, model::describe(file), reason));
@@ -503,6 +524,8 @@ std::vector<std::string> unhandled(const DescriptorTable& table, std::span<const
     }
     if (const auto* const socket = std::get_if<Socket>(&file.object)) {
       if (std::string reason = unhandled_messages(*socket); !reason.empty())
+        reasons.push_back(fmt::format("{} ({}) {}", fd, model::describe(file), reason));
+      if (std::string reason = unhandled_in_flight(*socket, table); !reason.empty())
         reasons.push_back(fmt::format("{} ({}) {}", fd, model::describe(file), reason));
     }
     if (const auto* const set = std::get_if<model::EpollSet>(&file.object)) {

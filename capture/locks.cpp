@@ -1,13 +1,19 @@
 #include "capture/locks.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
+#include <linux/magic.h>
 #include <sys/sysmacros.h>
+#include <sys/vfs.h>
 
 #include <algorithm>
+#include <array>
 #include <charconv>
 #include <optional>
 
+#include "base/unique_fd.h"
 #include "capture/fdinfo.h"
+#include "task/procfs.h"
 
 namespace relive::capture {
 
@@ -91,6 +97,38 @@ Result<std::vector<FileLock>> parse_locks(std::string_view fdinfo, int table) {
     if (line->lock.kind == LockKind::posix) locks.back().table = table;
   }
   return locks;
+}
+
+std::optional<std::set<std::uint64_t>> locked_inodes(std::string_view proc_locks) {
+  std::set<std::uint64_t> inodes;
+  while (!proc_locks.empty()) {
+    const auto line = parse_line(take_line(proc_locks));
+    if (!line) return std::nullopt;
+    inodes.insert(line->lock.file.inode);
+  }
+  return inodes;
+}
+
+LockList LockList::read() {
+  constexpr ino_t kFirstNamespace = 0xEFFFFFFC;  // PROC_PID_INIT_INO of the kernel's proc_ns.h
+  LockList list;
+  struct stat status{};
+  if (::stat("/proc/self/ns/pid", &status) != 0 || status.st_ino != kFirstNamespace) return list;
+  const UniqueFd file(::open("/proc/locks", O_RDONLY | O_CLOEXEC));
+  if (!file) return list;
+  if (const auto text = task::read_whole(file.get(), "/proc/locks")) list.inodes_ = locked_inodes(*text);
+  return list;
+}
+
+bool LockList::surely_none(int ours, const struct stat& status) {
+  if (!inodes_ || inodes_->contains(status.st_ino)) return false;
+  const auto [known, fresh] = plain_.try_emplace(status.st_dev, false);
+  if (fresh) {
+    constexpr std::array<long, 5> kPlain{EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC, TMPFS_MAGIC, RAMFS_MAGIC, F2FS_SUPER_MAGIC};
+    struct statfs system{};
+    known->second = ::fstatfs(ours, &system) == 0 && std::ranges::find(kPlain, system.f_type) != kPlain.end();
+  }
+  return known->second;
 }
 
 int count_flocks(std::string_view proc_locks, const model::FileIdentity& file) {

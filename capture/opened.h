@@ -40,6 +40,7 @@ Result<model::FileObject> read_device(const Opened& opened);     // character de
 Result<model::FileObject> read_message_queue(const Opened& opened);
 Result<model::FileObject> read_terminal(const Opened& opened);
 Result<model::FileObject> read_pipe(const Opened& opened);
+Result<model::FileObject> read_named_pipe(const Opened& opened);
 Result<model::FileObject> read_event_counter(const Opened& opened);
 Result<model::FileObject> read_epoll_set(const Opened& opened);
 Result<model::FileObject> read_timer(const Opened& opened);

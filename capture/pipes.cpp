@@ -7,6 +7,7 @@
 #include <set>
 
 #include "capture/opened.h"
+#include "capture/pipes.h"
 #include "capture/survey.h"
 
 namespace relive::capture {
@@ -31,11 +32,15 @@ Result<UniqueFd> copy_of(int read_end, std::uint32_t capacity, std::size_t unrea
   return out;
 }
 
-Result<std::size_t> unread_in(int read_end) {
+}  // namespace
+
+Result<std::size_t> unread_in(int end) {
   int unread = 0;
-  if (::ioctl(read_end, FIONREAD, &unread) != 0) return fail_errno("ioctl FIONREAD", "pipe");
+  if (::ioctl(end, FIONREAD, &unread) != 0) return fail_errno("ioctl FIONREAD", "pipe");
   return static_cast<std::size_t>(unread);
 }
+
+namespace {
 
 // What reads of their own get of a copy: a read ends with a packet, and what it leaves of one is gone (pipe(2)).
 Result<std::vector<model::PipePiece>> pieces_in(int copy, std::size_t unread, const std::vector<std::size_t>& reads) {
@@ -58,27 +63,28 @@ Result<std::vector<model::PipePiece>> pieces_in(int copy, std::size_t unread, co
   return pieces;
 }
 
-Result<void> peek_pipe(int read_end, bool packets, PipeEnd& end) {
+}  // namespace
+
+Result<UnreadInPipe> peek_pipe(int read_end, bool packets, std::uint32_t capacity) {
   const std::size_t unread = RELIVE_TRY(unread_in(read_end));
-  if (unread == 0) return {};
+  UnreadInPipe found;
+  if (unread == 0) return found;
   std::vector<std::byte> bytes(unread);
-  const UniqueFd copy = RELIVE_TRY(copy_of(read_end, end.capacity, unread));
+  const UniqueFd copy = RELIVE_TRY(copy_of(read_end, capacity, unread));
   std::vector<std::size_t> reads;
   for (std::size_t done = 0; done < unread; done += reads.back()) {
     const ssize_t size = ::read(copy.get(), bytes.data() + done, unread - done);
     if (size <= 0) return fail(ErrorKind::system, "the unread bytes of a pipe could not be copied whole");
     reads.push_back(static_cast<std::size_t>(size));
   }
-  end.bytes = std::move(bytes);
-  if (!packets && reads.size() == 1) return {};
-  const UniqueFd second = RELIVE_TRY(copy_of(read_end, end.capacity, unread));
+  found.bytes = std::move(bytes);
+  if (!packets && reads.size() == 1) return found;
+  const UniqueFd second = RELIVE_TRY(copy_of(read_end, capacity, unread));
   auto pieces = RELIVE_TRY(pieces_in(second.get(), unread, reads));
   if (unread == 1) pieces.front().packet = packets;
-  if (std::ranges::any_of(pieces, &model::PipePiece::packet)) end.pieces = std::move(pieces);
-  return {};
+  if (std::ranges::any_of(pieces, &model::PipePiece::packet)) found.pieces = std::move(pieces);
+  return found;
 }
-
-}  // namespace
 
 Result<model::FileObject> read_pipe(const Opened& opened) {
   const int capacity = ::fcntl(opened.ours, F_GETPIPE_SZ);
@@ -109,7 +115,9 @@ Result<void> complete_pipes(const Survey& survey) {
     pollfd one{.fd = duplicate.get(), .events = 0, .revents = 0};
     end->outside = !whole && (::poll(&one, 1, 0) != 1 || (one.revents & (POLLHUP | POLLERR)) == 0);
     if (end->write_end || end->outside) continue;
-    RELIVE_TRY(peek_pipe(duplicate.get(), packets, *end));
+    UnreadInPipe unread = RELIVE_TRY(peek_pipe(duplicate.get(), packets, end->capacity));
+    end->bytes = std::move(unread.bytes);
+    end->pieces = std::move(unread.pieces);
   }
   return {};
 }

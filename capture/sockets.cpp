@@ -9,6 +9,7 @@
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 
@@ -25,6 +26,7 @@
 #include "capture/descriptors.h"
 #include "capture/fdinfo.h"
 #include "capture/survey.h"
+#include "capture/unix_names.h"
 #include "task/procfs.h"
 
 namespace relive::capture {
@@ -173,6 +175,7 @@ Result<void> read_unix(int duplicate, const UnixDiagnosis& diagnosis, model::Soc
   }
   socket.peer_inode = diagnosis.peer_inode;
   socket.shutdown = diagnosis.shutdown;
+  if (diagnosis.file_inode != 0) socket.file.emplace().inode = diagnosis.file_inode;
   socket.reset = (polled(duplicate) & POLLERR) != 0;
   return {};
 }
@@ -197,7 +200,7 @@ Result<UnixDiagnosis> UnixDiagnoser::ask(std::uint64_t inode) {
   request->sdiag_family = AF_UNIX;
   request->udiag_states = ~0U;
   request->udiag_ino = static_cast<std::uint32_t>(inode);
-  request->udiag_show = UDIAG_SHOW_PEER | UDIAG_SHOW_RQLEN;
+  request->udiag_show = UDIAG_SHOW_PEER | UDIAG_SHOW_RQLEN | UDIAG_SHOW_VFS;
   request->udiag_cookie[0] = request->udiag_cookie[1] = ~0U;  // any
   if (::send(netlink_.get(), header, header->nlmsg_len, 0) < 0) return fail_errno("send", "sock_diag request");
   const ssize_t size = ::recv(netlink_.get(), buffer.data(), buffer.size(), 0);
@@ -225,6 +228,9 @@ Result<UnixDiagnosis> UnixDiagnoser::ask(std::uint64_t inode) {
         break;
       case UNIX_DIAG_RQLEN:
         diagnosis.backlog = static_cast<const unix_diag_rqlen*>(mnl_attr_get_payload(attribute))->udiag_wqueue;
+        break;
+      case UNIX_DIAG_VFS:
+        diagnosis.file_inode = static_cast<const unix_diag_vfs*>(mnl_attr_get_payload(attribute))->udiag_vfs_ino;
         break;
       default:
         break;
@@ -266,7 +272,7 @@ Result<model::FileObject> read_socket(int duplicate, std::uint64_t inode, UnixDi
     return unhandled("listening socket with a filter");
   if (type != SOCK_STREAM && has_filter(duplicate)) return unhandled("datagram socket with a filter");
   if (internet && socket.state == SocketState::hung_up)
-    socket.unread = RELIVE_TRY(peek_messages(duplicate, family, type, {}));
+    socket.unread = RELIVE_TRY(peek_messages(duplicate, family, type, {}, disregard));
   socket.options = read_socket_options(duplicate, family, type);
   if (socket.state == SocketState::connected)  // for bind(2) alone, and fixed by it
     std::erase_if(socket.options, [](const model::SocketOption& option) {
@@ -325,8 +331,9 @@ class Peeking {
   int before_;
 };
 
-// What came beside a message. The descriptors are duplicates, closed at once.
-void read_control(msghdr& header, const Sender& task, model::Message& message) {
+// What came beside a message.
+Result<void> read_control(msghdr& header, const Sender& task, const Identify& identify, model::Message& message) {
+  std::vector<UniqueFd> files;
   for (cmsghdr* control = CMSG_FIRSTHDR(&header); control != nullptr; control = CMSG_NXTHDR(&header, control)) {
     if (control->cmsg_level != SOL_SOCKET) continue;
     const std::size_t size = control->cmsg_len - CMSG_LEN(0);
@@ -334,8 +341,8 @@ void read_control(msghdr& header, const Sender& task, model::Message& message) {
       for (std::size_t at = 0; at + sizeof(int) <= size; at += sizeof(int)) {
         int fd = -1;
         std::memcpy(&fd, CMSG_DATA(control) + at, sizeof fd);
-        UniqueFd(fd).reset();
-        if (control->cmsg_type == SCM_RIGHTS) ++message.descriptors;
+        UniqueFd ours(fd);
+        if (control->cmsg_type == SCM_RIGHTS) files.push_back(std::move(ours));
       }
     } else if (control->cmsg_type == SCM_CREDENTIALS && size >= sizeof(ucred)) {
       ucred sender{};
@@ -343,10 +350,13 @@ void read_control(msghdr& header, const Sender& task, model::Message& message) {
       message.foreign_sender = sender.pid != task.pid || sender.uid != task.uid || sender.gid != task.gid;
     }
   }
+  for (UniqueFd& ours : files) message.files.push_back(RELIVE_TRY(identify(std::move(ours))));
+  return {};
 }
 
 // One message, or nothing where there is no further one. `buffer` grows to its size.
-Result<std::optional<model::Message>> peek_one(int duplicate, const Sender& task, std::vector<std::byte>& buffer) {
+Result<std::optional<model::Message>> peek_one(int duplicate, const Sender& task, const Identify& identify,
+                                               std::vector<std::byte>& buffer) {
   sockaddr_storage from{};
   alignas(cmsghdr) std::array<char, 4096> control{};
   static_assert(control.size() > CMSG_SPACE(kMostDescriptors * sizeof(int)) + CMSG_SPACE(sizeof(ucred)) + 512);
@@ -362,8 +372,9 @@ Result<std::optional<model::Message>> peek_one(int duplicate, const Sender& task
   if (size < 0 && (errno == EAGAIN || errno == ENOTCONN)) return std::nullopt;
   if (size < 0) return fail_errno("recvmsg", "MSG_PEEK");
   model::Message message;
-  read_control(header, task, message);
-  if (static_cast<std::size_t>(size) > buffer.size()) buffer.resize(static_cast<std::size_t>(size));
+  const bool too_long = static_cast<std::size_t>(size) > buffer.size();
+  RELIVE_TRY(read_control(header, task, too_long ? Identify(disregard) : identify, message));
+  if (too_long) buffer.resize(static_cast<std::size_t>(size));
   const auto* const name = reinterpret_cast<const std::byte*>(&from);
   message.bytes.assign(buffer.begin(), buffer.begin() + size);
   if (header.msg_namelen > sizeof(sa_family_t))
@@ -379,13 +390,63 @@ Result<std::vector<model::Message>> peek_stream(int duplicate) {
   const ssize_t size = ::recv(duplicate, buffer.data(), buffer.size(), MSG_PEEK | MSG_DONTWAIT);
   if (size < 0) return fail_errno("recv", "MSG_PEEK");
   buffer.resize(static_cast<std::size_t>(size));
-  return std::vector<model::Message>{
-      {.bytes = std::move(buffer), .from = {}, .descriptors = 0, .foreign_sender = false}};
+  return std::vector<model::Message>{{.bytes = std::move(buffer), .from = {}, .foreign_sender = false}};
+}
+
+// Memory of which the last byte cannot be written.
+class Guarded {
+ public:
+  explicit Guarded(std::size_t size)
+      : whole_((size + 2 * kPage - 2) / kPage * kPage),
+        memory_(::mmap(nullptr, whole_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)),
+        begin_(static_cast<std::byte*>(memory_) + whole_ - kPage - (size - 1)) {}
+  Guarded(const Guarded&) = delete;
+  Guarded& operator=(const Guarded&) = delete;
+  ~Guarded() {
+    if (memory_ != MAP_FAILED) ::munmap(memory_, whole_);
+  }
+  [[nodiscard]] Result<std::byte*> begin() const {
+    if (memory_ == MAP_FAILED) return fail_errno("mmap", "a buffer");
+    if (::mprotect(static_cast<std::byte*>(memory_) + whole_ - kPage, kPage, PROT_NONE) != 0)
+      return fail_errno("mprotect", "a buffer");
+    return begin_;
+  }
+
+ private:
+  static constexpr std::size_t kPage = 4096;
+  std::size_t whole_;
+  void* memory_;
+  std::byte* begin_;
+};
+
+// Looking at a stream goes on behind what was sent before, up to what files travel with: how many bytes were sent
+// before? A look into memory of which the last byte cannot be written ends there: what was sent at once is copied whole
+// or not at all (unix_stream_read_generic(), net/unix/af_unix.c, Linux 6.18).
+Result<std::size_t> bytes_before_files(int duplicate, const Peeking& peeking, std::size_t begin, std::size_t size) {
+  if (size <= 1) return std::size_t{0};
+  const Guarded memory(size);
+  std::byte* const into = RELIVE_TRY(memory.begin());
+  RELIVE_TRY(peeking.move_to(static_cast<int>(begin)));
+  const ssize_t before = ::recv(duplicate, into, size, MSG_PEEK | MSG_DONTWAIT);
+  if (before < 0 && errno != EFAULT) return fail_errno("recv", "MSG_PEEK");
+  RELIVE_TRY(peeking.move_to(static_cast<int>(begin + size)));
+  return static_cast<std::size_t>(std::max<ssize_t>(before, 0));
+}
+
+// Neighbours of a stream that differ in nothing but their bytes are one.
+void append(std::vector<model::Message>& messages, int type, model::Message message) {
+  const bool same = type == SOCK_STREAM && !messages.empty() && message.files.empty() &&
+                    messages.back().files.empty() && messages.back().foreign_sender == message.foreign_sender;
+  if (same)
+    messages.back().bytes.insert(messages.back().bytes.end(), message.bytes.begin(), message.bytes.end());
+  else
+    messages.push_back(std::move(message));
 }
 
 }  // namespace
 
-Result<std::vector<model::Message>> peek_messages(int duplicate, int family, int type, const Sender& task) {
+Result<std::vector<model::Message>> peek_messages(int duplicate, int family, int type, const Sender& task,
+                                                  const Identify& identify) {
   if (family != AF_UNIX && type == SOCK_STREAM) return peek_stream(duplicate);
   std::vector<model::Message> messages;
   const short ready = polled(duplicate);
@@ -400,7 +461,7 @@ Result<std::vector<model::Message>> peek_messages(int duplicate, int family, int
   std::vector<std::byte> buffer(kMessageBytes);
   for (std::size_t seen = 0;;) {
     const std::size_t room = buffer.size();
-    auto message = RELIVE_TRY(peek_one(duplicate, task, buffer));
+    auto message = RELIVE_TRY(peek_one(duplicate, task, identify, buffer));
     if (!message) break;
     if (buffer.size() != room) {  // it was longer than the buffer: once more
       RELIVE_TRY(peeking.move_to(static_cast<int>(seen)));
@@ -410,12 +471,17 @@ Result<std::vector<model::Message>> peek_messages(int duplicate, int family, int
     if (message->bytes.empty() && type != SOCK_DGRAM && hung_up(duplicate)) break;
     seen += message->bytes.size();
     if (type != SOCK_DGRAM) message->from.clear();  // its peer's, always
-    const bool same = type == SOCK_STREAM && !messages.empty() && message->descriptors == 0 &&
-                      messages.back().descriptors == 0 && messages.back().foreign_sender == message->foreign_sender;
-    if (same)
-      messages.back().bytes.insert(messages.back().bytes.end(), message->bytes.begin(), message->bytes.end());
-    else
-      messages.push_back(std::move(*message));
+    if (type == SOCK_STREAM && !message->files.empty()) {
+      const std::size_t size = message->bytes.size();
+      const auto before =
+          static_cast<std::ptrdiff_t>(RELIVE_TRY(bytes_before_files(duplicate, peeking, seen - size, size)));
+      model::Message plain = *message;
+      plain.files.clear();
+      plain.bytes.resize(static_cast<std::size_t>(before));
+      if (before != 0) append(messages, type, std::move(plain));
+      message->bytes.erase(message->bytes.begin(), message->bytes.begin() + before);
+    }
+    append(messages, type, std::move(*message));
     if (type == SOCK_STREAM && seen >= static_cast<std::size_t>(waiting)) break;
   }
   return messages;
@@ -461,8 +527,6 @@ int lowest_table(const Survey& survey, int table, Predicate is_one) {
 }  // namespace
 
 std::string unhandled_messages(const model::Socket& socket) {
-  if (std::ranges::any_of(socket.unread, [](const model::Message& message) { return message.descriptors != 0; }))
-    return "holds unread messages that carry descriptors; this release does not roll those back";
   if (std::ranges::any_of(socket.unread, &model::Message::foreign_sender))
     return "holds unread messages that carry the credentials of another process; nobody may send those again";
   if (std::ranges::any_of(socket.unread, &model::Message::unseen) || (socket.reset && socket.type == SOCK_DGRAM))
@@ -470,11 +534,31 @@ std::string unhandled_messages(const model::Socket& socket) {
   return {};
 }
 
+std::string unhandled_in_flight(const model::Socket& socket, const model::DescriptorTable& table) {
+  for (const model::Message& message : socket.unread) {
+    for (const std::size_t index : message.files) {
+      const model::OpenFile& file = table.open_files[index];
+      const bool numbered =
+          std::ranges::find(table.descriptors, index, &model::Descriptor::open_file) != table.descriptors.end();
+      if (numbered || model::may_be_held(file)) continue;
+      return fmt::format(
+          "holds an unread message that carries a file which is under no number any more ({}); this "
+          "release rolls those back only for regular files, directories and memory devices",
+          model::describe(file));
+    }
+  }
+  return {};
+}
+
 Result<void> complete_unix_sockets(const Survey& survey) {
   std::map<int, Sender> tasks;  // by table
-  for (std::size_t index = 0; index < survey.table.open_files.size(); ++index) {
+  FilesInFlight in_flight(survey);
+  const Identify identify = [&](UniqueFd ours) { return in_flight.identify(std::move(ours)); };
+  for (std::size_t index = 0; index < survey.first.size(); ++index) {
     auto* const socket = std::get_if<model::Socket>(&survey.table.open_files[index].object);
-    if (socket == nullptr || socket->family != AF_UNIX || socket->state == SocketState::listening) continue;
+    if (socket == nullptr || socket->family != AF_UNIX) continue;
+    if (socket->file) RELIVE_TRY(complete_name(survey, index, *socket));
+    if (socket->state == SocketState::listening) continue;
     if (socket->state == SocketState::connected && !inside(survey, socket->peer_inode)) {
       socket->peer_inode = 0;
       if (socket->type != SOCK_DGRAM) socket->shutdown = 0;
@@ -487,10 +571,13 @@ Result<void> complete_unix_sockets(const Survey& survey) {
     });
     if (!tasks.contains(home)) tasks.emplace(home, RELIVE_TRY(sender_of(survey.visit(home).task())));
     const UniqueFd duplicate = RELIVE_TRY(survey.borrow(survey.first[index]));
-    socket->unread = RELIVE_TRY(with_context(peek_messages(duplicate.get(), AF_UNIX, socket->type, tasks.at(home)),
-                                             fmt::format("descriptor {}", survey.first[index].value)));
-    if (!tells_credentials(*socket)) continue;
-    for (model::Message& message : socket->unread) {  // a sender that is known by its name only
+    auto unread = RELIVE_TRY(with_context(peek_messages(duplicate.get(), AF_UNIX, socket->type, tasks.at(home), identify),
+                                          fmt::format("descriptor {}", survey.first[index].value)));
+    // The table may have grown.
+    auto& same = std::get<model::Socket>(survey.table.open_files[index].object);
+    same.unread = std::move(unread);
+    if (!tells_credentials(same)) continue;
+    for (model::Message& message : same.unread) {  // a sender that is known by its name only
       const bool earlier = !message.from.empty() && lowest_table(survey, home, [&](const model::Socket& other) {
                                                       return other.local == message.from;
                                                     }) != home;

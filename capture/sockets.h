@@ -9,6 +9,7 @@
 
 #include "base/result.h"
 #include "base/unique_fd.h"
+#include "capture/in_flight.h"
 #include "model/descriptor.h"
 
 namespace relive::capture {
@@ -19,6 +20,7 @@ struct UnixDiagnosis {
   std::uint64_t peer_inode = 0;  // 0: no peer, or the peer is closed
   std::uint32_t backlog = 0;     // of a listening socket
   int shutdown = 0;
+  std::uint64_t file_inode = 0;  // of its name in the file system, lower 32 bits; 0: it has none
 };
 
 // One netlink socket, opened with the first question.
@@ -43,10 +45,14 @@ struct Sender {
 };
 // Why the unread messages of a socket cannot be put back; empty if they can.
 [[nodiscard]] std::string unhandled_messages(const model::Socket& socket);
+// Why the files that travel with them cannot be sent again; empty if they can.
+[[nodiscard]] std::string unhandled_in_flight(const model::Socket& socket, const model::DescriptorTable& table);
 
 // The unread messages, which stay unread; of a stream, neighbours that differ in nothing but their bytes are one.
-// Descriptors that travel with them are counted only. An empty message behind others is seen once: the kernel takes it
-// for looked at from then on, and passes over it (SO_PEEK_OFF, socket(7); __skb_try_recv_from_queue(), Linux 6.18).
-Result<std::vector<model::Message>> peek_messages(int duplicate, int family, int type, const Sender& task);
+// Descriptors that travel with them are given to `identify`. An empty message behind others is seen once: the kernel
+// takes it for looked at from then on, and passes over it (SO_PEEK_OFF, socket(7); __skb_try_recv_from_queue(),
+// Linux 6.18).
+Result<std::vector<model::Message>> peek_messages(int duplicate, int family, int type, const Sender& task,
+                                                  const Identify& identify);
 
 }  // namespace relive::capture

@@ -6,6 +6,7 @@
 
 #include "base/result.h"
 #include "base/unique_fd.h"
+#include "capture/holds.h"
 #include "model/descriptor.h"
 #include "parasite/session.h"
 
@@ -15,6 +16,8 @@ struct Survey {
   std::span<parasite::Visit* const> tables;  // by RemoteFd::table: a task that has it
   model::DescriptorTable& table;
   const std::vector<model::RemoteFd>& first;  // by open file: its lowest number
+  const model::DescriptorTable* snapshot = nullptr;
+  const FileHolds* holds = nullptr;  // of that snapshot
 
   [[nodiscard]] parasite::Visit& visit(int of_table) const { return *tables[static_cast<std::size_t>(of_table)]; }
   // A duplicate, in this process.
@@ -23,6 +26,8 @@ struct Survey {
 
 // Which pipes have an end outside, and the unread bytes of the others.
 Result<void> complete_pipes(const Survey& survey);
+// The same of named pipes, and which readers await their first writer.
+Result<void> complete_named_pipes(const Survey& survey);
 // Does each entry of an epoll set watch the file that is under its number now?
 Result<void> complete_epoll_sets(const Survey& survey);
 // Unix sockets: peers outside are none of ours; between two sockets of the tree, the unread bytes are.

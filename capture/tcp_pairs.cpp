@@ -67,8 +67,8 @@ Result<void> complete_tcp_pairs(const Survey& survey) {
     if (!RELIVE_TRY(has_settled(one.get(), two.get())) || !RELIVE_TRY(has_settled(two.get(), one.get()))) continue;
     socket->peer_inode = peer->inode;
     peer->peer_inode = socket->inode;
-    socket->unread = RELIVE_TRY(peek_messages(one.get(), socket->family, socket->type, {}));
-    peer->unread = RELIVE_TRY(peek_messages(two.get(), peer->family, peer->type, {}));
+    socket->unread = RELIVE_TRY(peek_messages(one.get(), socket->family, socket->type, {}, {}));
+    peer->unread = RELIVE_TRY(peek_messages(two.get(), peer->family, peer->type, {}, {}));
   }
   return {};
 }

@@ -14,6 +14,7 @@
 #include "diff/homes.h"
 #include "diff/message_queue.h"
 #include "diff/numbers.h"
+#include "diff/named_pipes.h"
 #include "diff/self_contained.h"
 #include "diff/sockets.h"
 #include "diff/table.h"
@@ -97,7 +98,8 @@ class Planner {
     }
     return std::visit(
         [&]<class T>(const T& object) {
-          if constexpr (model::SelfContained<T> || std::is_same_v<T, model::Terminal>)
+          if constexpr (model::SelfContained<T> || std::is_same_v<T, model::Terminal> ||
+                        std::is_same_v<T, model::NamedPipe>)
             return can_become(object, std::get<T>(living.object));
           return !std::is_same_v<T, model::UnhandledFile>;
         },
@@ -108,6 +110,8 @@ class Planner {
     for (std::size_t index = 0; index < living_.files(); ++index) {
       const auto same = living_.file(index).same_as;
       if (!same || *same >= wanted_.files() || matches_.living_of[*same]) continue;
+      // In flight only (model::DescriptorTable): there is no number to take it from.
+      if (living_.numbers(index).empty() && !wanted_.numbers(*same).empty()) continue;
       if (compatible(wanted_.file(*same), living_.file(index))) match(*same, index);
     }
   }
@@ -120,6 +124,7 @@ class Planner {
                           [](const DeviceFile&) { return false; },
                           [](const model::Terminal&) { return false; },
                           [](const model::MessageQueue&) { return false; },
+                          [](const model::NamedPipe&) { return false; },
                           [&](const PipeEnd& pipe) { return !pipe.outside && !living_.as<PipeEnd>(living)->outside; },
                           [](const model::SelfContained auto&) { return true; },
                           [](const EpollSet&) { return true; },
@@ -158,6 +163,8 @@ class Planner {
         if (std::ranges::any_of(living_.as<EpollSet>(living)->entries,
                                 [&](const EpollEntry& entry) { return entry.stale || is_surplus(entry.fd); }))
           unmatch(wanted);
+      } else if (const auto* const named = wanted_.as<model::NamedPipe>(wanted)) {
+        if (!can_stay(*named, *living_.as<model::NamedPipe>(living))) unmatch(wanted);
       }
     }
     while (unmatch_a_socket()) {
@@ -218,6 +225,7 @@ class Planner {
                      [&](const model::MessageQueue&) { take_held(wanted); },
                      [&](const model::Terminal& terminal) { open_terminal(wanted, terminal); },
                      [&](const PipeEnd& pipe) { make_pipe(wanted, pipe); },
+                     [&](const model::NamedPipe&) { made_.emplace_back(OpenNamedPipe{wanted}); },
                      [&](const model::SelfContained auto& object) { make_self_contained(wanted, cannot_make(object)); },
                      [&](const EpollSet&) { made_.emplace_back(MakeEpollSet{wanted}); },
                      [&](const Socket&) { take(wanted, make_socket(wanted, wanted_, living_, matches_)); },
@@ -368,6 +376,7 @@ class Planner {
         }
         if (const auto position = position_of(file)) rights_.emplace_back(Seek{fd, *position});
       }
+      if (std::holds_alternative<model::NamedPipe>(file.object)) put_right_named_pipe(wanted);
     }
   }
 
@@ -403,6 +412,12 @@ class Planner {
     }
   }
 
+  void put_right_named_pipe(std::size_t wanted) {
+    if (const auto refill = refill_named_pipe(wanted, wanted_, living_, matches_)) contents_.emplace_back(*refill);
+    if (const std::string text = note(wanted, wanted_, living_, matches_); !text.empty())
+      plan_.notes.push_back(name(wanted) + ": " + text);
+  }
+
   void put_right_terminal(std::size_t wanted, const model::Terminal& terminal, const model::Terminal& living,
                           RemoteFd fd) {
     if (!terminal.hung_up && living.hung_up)
@@ -418,7 +433,8 @@ class Planner {
 
   // Objects whose descriptors stand for something that is there whatever the task does.
   template <class T>
-  static constexpr bool kNamed = std::is_same_v<T, model::Terminal> || std::is_same_v<T, model::MessageQueue>;
+  static constexpr bool kNamed = std::is_same_v<T, model::Terminal> || std::is_same_v<T, model::MessageQueue> ||
+                                 std::is_same_v<T, model::NamedPipe>;
 
   // Of self-contained and named objects.
   [[nodiscard]] static std::vector<std::string> changes_of(const OpenFile& wanted, const OpenFile& living) {
@@ -729,6 +745,10 @@ std::string text(const DescriptorOperation& operation) {
           [](const Import& o) { return fmt::format("give it a number of file {}", o.file); },
           [&](const MakePipe& o) {
             return fmt::format("make a pipe: read end {}, write end {}", pipe_end(o.read_end), pipe_end(o.write_end));
+          },
+          [](const OpenNamedPipe& o) { return fmt::format("open the named pipe again: file {}", o.file); },
+          [](const RefillNamedPipe& o) {
+            return fmt::format("named pipe {}: put its unread bytes and its capacity back", o.to.value);
           },
           [](const MakeSelfContained& o) { return fmt::format("make {}: file {}", o.kind, o.file); },
           [](const OpenTerminal& o) { return fmt::format("open the terminal again: file {}", o.file); },

@@ -64,6 +64,9 @@ struct MakePipe {  // with its unread bytes and capacity; an end that is not wan
   std::optional<std::size_t> read_end;
   std::optional<std::size_t> write_end;
 };
+struct OpenNamedPipe {  // another end of a pipe that is there, or a new one in a file that nobody has open
+  std::size_t file;
+};
 struct MakeSelfContained {  // eventfd, timerfd ... (model/self_contained.h)
   std::size_t file;
   std::string kind;
@@ -166,6 +169,12 @@ struct RefillPipe {  // `file` is the read end, `read_flags` the status flags th
   model::RemoteFd write_end;
   std::uint32_t read_flags;
 };
+struct RefillNamedPipe {                // also its capacity
+  std::size_t file;                     // a reading end, if the task has one
+  std::optional<model::RemoteFd> from;  // its number in the living table; none: its spare number
+  model::RemoteFd to;                   // its number in the wanted table
+  bool through_helper;                  // another open file, which reads and writes: for the moment
+};
 struct PutRight {  // a self-contained object, or a terminal, that is still there
   std::size_t file;
   std::size_t living;  // index into the living table's open_files
@@ -183,7 +192,7 @@ struct EmptySocket {  // what came since is dropped
 };
 struct RefillSocket {
   std::size_t file;
-  std::size_t living;  // index into the living table's open_files
+  std::optional<std::size_t> living;  // index into the living table's open_files; none: made anew, of a pair
   Senders senders;
 };
 struct ShutDown {  // a new socket
@@ -206,8 +215,8 @@ using DescriptorOperation =
     std::variant<TakeHeld, TakeLiving, Import, MakePipe, MakeSelfContained, OpenTerminal, MakeEpollSet, MakeSocket,
                  MakeSocketPair, MakeConnection, MakeHungUp, ConnectSocket, FillSocket, SetOption, OpenAnew,
                  PutContents, TakeLocks, CloseSpare, SetLocks, Unwatch, CloseDescriptor, Place, SetCloseOnExec,
-                 SetStatusFlags, SetOwner, Seek, RefillPipe, PutRight, RefillConnection, EmptySocket, RefillSocket,
-                 ShutDown, Listen, Watch>;
+                 SetStatusFlags, SetOwner, Seek, RefillPipe, OpenNamedPipe, RefillNamedPipe, PutRight, RefillConnection,
+                 EmptySocket, RefillSocket, ShutDown, Listen, Watch>;
 
 // One line for --dry-run: "close descriptor 9".
 std::string text(const DescriptorOperation& operation);

@@ -19,6 +19,9 @@ namespace {
 constexpr std::size_t kCertainlyFits = std::size_t{64} << 10;
 constexpr std::size_t kCostOfMessage = 1280;  // beside its bytes, which may be rounded up to twice as many
 
+constexpr std::string_view kGoneWithFiles =
+    "gone since the snapshot, and it held an unread message with descriptors that cannot be sent again";
+
 bool is_connection(const Socket& socket) {
   return socket.state == SocketState::connected || socket.state == SocketState::hung_up;
 }
@@ -85,18 +88,48 @@ std::string only_they_can_send(const Socket& socket) {
                      named == socket.unread.end() ? "unnamed" : model::address_text(named->from));
 }
 
-bool same_content(const Socket& wanted, const Socket& living) {
-  return wanted.unread == living.unread && wanted.reset == living.reset;
+// The same message, but for the files that travel with it, which are others in every table.
+bool looks_like(const Message& wanted, const Message& living) {
+  return wanted.bytes == living.bytes && wanted.from == living.from && wanted.foreign_sender == living.foreign_sender &&
+         wanted.unseen == living.unseen && wanted.files.size() == living.files.size();
+}
+bool look_like(const std::vector<Message>& wanted, const std::vector<Message>& living) {
+  return std::ranges::equal(wanted, living, looks_like);
+}
+bool is_same(const Message& wanted, const Message& living, const Matches& matches) {
+  return looks_like(wanted, living) && std::ranges::equal(wanted.files, living.files, [&](auto file, auto now) {
+           return matches.living_of[file] == now;
+         });
 }
 
-bool begins_with(const std::vector<Message>& all, const std::vector<Message>& begin) {
-  return all.size() >= begin.size() && std::equal(begin.begin(), begin.end(), all.begin());
+bool same_content(const Socket& wanted, const Socket& living, const Matches& matches) {
+  return wanted.reset == living.reset &&
+         std::ranges::equal(wanted.unread, living.unread,
+                            [&](const Message& one, const Message& other) { return is_same(one, other, matches); });
+}
+
+bool begins_with(const std::vector<Message>& all, const std::vector<Message>& begin, const Matches& matches) {
+  return all.size() >= begin.size() &&
+         std::equal(begin.begin(), begin.end(), all.begin(),
+                    [&](const Message& one, const Message& other) { return is_same(one, other, matches); });
 }
 
 // Can the messages be taken out and sent again, between sockets that stay?
 bool can_be_refilled(const Socket& wanted, const Socket& living) {
   return wanted.state != SocketState::hung_up && wanted.shutdown == 0 && living.shutdown == 0 &&
          certainly_fits(wanted.unread);
+}
+
+// A file that was renamed, or replaced, cannot be made by binding. Of those that are made with their name.
+bool has_lost_its_name(const Socket& socket) {
+  return socket.file && !socket.file->there && !socket.file->deleted && (is_datagram(socket) || !is_connection(socket));
+}
+
+// May the two have one name, although they are two? Relative ones are told apart by where they are.
+bool same_name(const Socket& wanted, const Socket& living) {
+  if (wanted.local != living.local) return false;
+  if (wanted.inode == living.inode || !model::is_relative(wanted)) return true;
+  return wanted.file && living.file && !wanted.file->path.empty() && wanted.file->path == living.file->path;
 }
 
 }  // namespace
@@ -115,7 +148,7 @@ bool can_become(const Socket& wanted, const Socket& living) {
   if (wanted.family != living.family || wanted.type != living.type || wanted.protocol != living.protocol) return false;
   if (is_datagram(wanted)) {
     // A name cannot be taken back, connecting elsewhere throws away what is unread, and shutting down is for ever.
-    if (wanted.local != living.local || wanted.peer != living.peer || wanted.shutdown != living.shutdown) return false;
+    if (!same_name(wanted, living) || wanted.peer != living.peer || wanted.shutdown != living.shutdown) return false;
     return wanted.state == living.state || (leads_outside(wanted) && living.state == SocketState::hung_up);
   }
   if (is_connection(wanted)) {
@@ -123,7 +156,7 @@ bool can_become(const Socket& wanted, const Socket& living) {
     return is_connection(living) && (wanted.state == SocketState::connected || living.state == SocketState::hung_up);
   }
   if (wanted.state != living.state || wanted.shutdown != living.shutdown) return false;
-  return wanted.state == SocketState::fresh || wanted.local == living.local;
+  return wanted.state == SocketState::fresh || same_name(wanted, living);
 }
 
 bool can_stand_for(const Socket& wanted, const Socket& living) {
@@ -140,11 +173,11 @@ bool found_by_address(const Socket& wanted) { return !is_connection(wanted) && w
 
 bool can_stay(const Socket& wanted, const Socket& living, const Table& wanted_table, const Table& living_table,
               const Matches& matches) {
-  if (wanted.state == SocketState::hung_up) return same_content(wanted, living);
+  if (wanted.state == SocketState::hung_up) return same_content(wanted, living, matches);
   if (wanted.peer_inode == 0) {
-    return leads_outside(wanted) || same_content(wanted, living) ||
+    return leads_outside(wanted) || same_content(wanted, living, matches) ||
            (can_be_refilled(wanted, living) && senders_of(wanted, wanted_table)) ||
-           begins_with(living.unread, wanted.unread);
+           begins_with(living.unread, wanted.unread, matches);
   }
   if (wanted.family != AF_UNIX) return true;  // a new TCP connection could not have its addresses
   const auto peer = wanted_table.socket_with_inode(wanted.peer_inode);
@@ -154,7 +187,7 @@ bool can_stay(const Socket& wanted, const Socket& living, const Table& wanted_ta
   if (living.peer_inode != living_peer.inode || living.state != SocketState::connected ||
       wanted.shutdown != living.shutdown)
     return false;
-  return same_content(wanted, living) ||
+  return same_content(wanted, living, matches) ||
          (can_be_refilled(wanted, living) && can_be_refilled(wanted_peer, living_peer) &&
           senders_of(wanted, wanted_table));
 }
@@ -180,10 +213,12 @@ void make_datagram_socket(std::size_t wanted, const Table& table, const Table& l
   }
   if (socket.unread.empty()) return;
   auto senders = senders_of(socket, table);
-  if (!senders) {
+  if (model::carries_files(socket)) {
+    part.refusal = std::string(kGoneWithFiles);
+  } else if (!senders) {
     part.refusal = "gone since the snapshot, and " + only_they_can_send(socket);
-    return;
   }
+  if (!part.refusal.empty()) return;
   FillSocket fill{.file = wanted, .senders = std::move(*senders), .numbers = {}};
   for (const auto& sender : fill.senders) {
     const auto living = sender ? matches.living_of[*sender] : std::nullopt;
@@ -196,17 +231,35 @@ void make_datagram_socket(std::size_t wanted, const Table& table, const Table& l
 
 }  // namespace
 
+namespace {
+
+// Files are sent in the commit, when all of them are under their numbers, and only what cannot fail then.
+void send_files_again(std::size_t wanted, std::size_t peer, const Socket& socket, const Socket& other,
+                      SocketPart& part) {
+  if (!model::carries_files(socket)) return;
+  if (socket.shutdown != 0 || other.shutdown != 0 || !certainly_fits(socket.unread)) {
+    part.refusal = std::string(kGoneWithFiles);
+    return;
+  }
+  part.contents.emplace_back(RefillSocket{wanted, std::nullopt, Senders(socket.unread.size(), peer)});
+}
+
+}  // namespace
+
 SocketPart make_socket(std::size_t wanted, const Table& wanted_table, const Table& living_table,
                        const Matches& matches) {
   const auto& socket = *wanted_table.as<Socket>(wanted);
   SocketPart part;
   const auto peer = wanted_table.socket_with_inode(socket.peer_inode);
+  if (has_lost_its_name(socket)) part.refusal = "closed since the snapshot, when its name led to it no more";
   if (socket.state == SocketState::hung_up) {
     part.made.emplace_back(MakeHungUp{wanted});
+    if (model::carries_files(socket)) part.refusal = std::string(kGoneWithFiles);
   } else if (peer && socket.family != AF_UNIX && !matches.living_of[*peer]) {
     if (*peer > wanted) part.made.emplace_back(MakeConnection{wanted, *peer});
   } else if (peer && socket.family == AF_UNIX && is_pair(socket, *wanted_table.as<Socket>(*peer))) {
     if (*peer > wanted) part.made.emplace_back(MakeSocketPair{wanted, *peer});
+    send_files_again(wanted, *peer, socket, *wanted_table.as<Socket>(*peer), part);
     if (!is_datagram(socket) && !model::address_text(socket.local).starts_with("unnamed")) {
       part.notes.push_back(fmt::format("{}: made anew, without its name {}", wanted_table.name(wanted),
                                        model::address_text(socket.local)));
@@ -255,7 +308,7 @@ void put_messages_right(std::size_t wanted, const Table& wanted_table, const Tab
   const auto& socket = *wanted_table.as<Socket>(wanted);
   const std::size_t living_index = *matches.living_of[wanted];
   const auto& living = *living_table.as<Socket>(living_index);
-  if (leads_outside(socket) || socket.state == SocketState::hung_up || same_content(socket, living)) return;
+  if (leads_outside(socket) || socket.state == SocketState::hung_up || same_content(socket, living, matches)) return;
   auto senders = senders_of(socket, wanted_table);
   if (!senders || !can_be_refilled(socket, living)) {  // so it begins with what was unread: can_stay()
     part.notes.push_back(fmt::format("{}: {} datagrams that came since the snapshot stay unread; {}",
@@ -283,6 +336,8 @@ SocketPart put_right_socket(std::size_t wanted, const Table& wanted_table, const
   } else if (leads_outside(socket)) {
     part.notes.push_back(wanted_table.name(wanted) + ": connection kept");
   }
+  if (socket.file && socket.file->there && living.file && living.file->deleted)
+    part.notes.push_back(wanted_table.name(wanted) + ": its name was deleted since the snapshot, and stays so");
   if (living.state == SocketState::hung_up && !is_datagram(socket)) return part;
   for (const model::SocketOption& option : socket.options) {
     const model::SocketOption* const now = find_option(living, option);
@@ -321,7 +376,7 @@ std::vector<std::string> changes(const Socket& wanted, const Socket& living) {
   if (wanted.state != living.state) out.emplace_back("its peer has gone since");
   const bool told =
       !leads_outside(wanted) && (living.peer_inode != 0 || wanted.peer_inode == 0 || wanted.family == AF_UNIX);
-  if (told && wanted.unread != living.unread) out.push_back(messages_text(wanted, living));
+  if (told && !look_like(wanted.unread, living.unread)) out.push_back(messages_text(wanted, living));
   if (living.state == SocketState::hung_up) return out;
   if (wanted.backlog != living.backlog) out.push_back(fmt::format("backlog {} -> {}", wanted.backlog, living.backlog));
   if (!leads_outside(wanted) && wanted.shutdown != living.shutdown) out.emplace_back("shut down since");

@@ -33,6 +33,7 @@ bool may_be_held(const OpenFile& file) {
   return known && !file.watched && std::ranges::none_of(file.locks, sticks_to_description);
 }
 bool is_opened_anew(const OpenFile& file) {
+  if (std::holds_alternative<NamedPipe>(file.object)) return true;
   return has_file(file) && !file.watched && std::ranges::any_of(file.locks, sticks_to_description);
 }
 

@@ -16,6 +16,7 @@
 #include "model/ids.h"
 #include "model/locks.h"
 #include "model/message_queue.h"
+#include "model/named_pipes.h"
 #include "model/self_contained.h"
 #include "model/sockets.h"
 #include "model/terminals.h"
@@ -47,7 +48,7 @@ Words words(const UnhandledFile& file);
 
 using FileObject = std::variant<RegularFile, DeviceFile, PipeEnd, EventCounter, EpollSet, Socket,          //
                                 TimerFile, SignalFile, InotifySet, ProcessHandle, Terminal, MessageQueue,  //
-                                UnhandledFile>;
+                                NamedPipe, UnhandledFile>;
 
 struct OpenFile {
   std::uint32_t status_flags = 0;    // fcntl(F_GETFL)
@@ -72,7 +73,7 @@ struct Descriptor {
 
 struct DescriptorTable {
   std::vector<Descriptor> descriptors;  // of all tables of the tree; by table and number, ascending
-  std::vector<OpenFile> open_files;
+  std::vector<OpenFile> open_files;     // one without a number is in flight: an unread message carries it
 };
 
 // May the keeper keep a reference of its own to it? Only to what the task cannot notice (design, section 8): regular
@@ -80,8 +81,8 @@ struct DescriptorTable {
 // watches, and none with a lock that goes with the open file description.
 [[nodiscard]] bool may_be_held(const OpenFile& file);
 
-// Is it opened anew through a reference to the file alone (O_PATH), which keeps no lock? Where it may not be held
-// because of its locks.
+// Is it opened anew through a reference to the file alone (O_PATH), which keeps no lock, and no end of a named pipe
+// open? Where it may not be held because of its locks, and named pipes.
 [[nodiscard]] bool is_opened_anew(const OpenFile& file);
 
 // For people: "descriptor 5"; "descriptor 5 of task 4242" where there are several tables. `tasks`: whose each table is.

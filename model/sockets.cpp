@@ -68,6 +68,20 @@ Words words(const Socket& socket) {
   return {.kind = std::string(kind_of(socket)), .detail = std::move(text), .phrase = phrase_of(socket)};
 }
 
+bool carries_files(const Socket& socket) {
+  return std::ranges::any_of(socket.unread, [](const Message& message) { return !message.files.empty(); });
+}
+
+std::string path_of(const Socket& socket) {
+  constexpr std::size_t kPath = offsetof(sockaddr_un, sun_path);
+  if (socket.family != AF_UNIX || socket.local.size() <= kPath || socket.local[kPath] == std::byte{0}) return {};
+  return address_text(socket.local);
+}
+bool is_relative(const Socket& socket) {
+  const std::string path = path_of(socket);
+  return !path.empty() && !path.starts_with('/');
+}
+
 std::vector<std::byte> bytes_of(std::span<const Message> messages) {
   std::vector<std::byte> bytes;
   for (const Message& message : messages) bytes.insert(bytes.end(), message.bytes.begin(), message.bytes.end());

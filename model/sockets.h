@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -30,11 +31,25 @@ enum class SocketState : std::uint8_t {
 // What was sent at once to a socket that keeps boundaries; of a stream, bytes that one recvmsg(2) may give.
 struct Message {
   std::vector<std::byte> bytes;
-  std::vector<std::byte> from;  // sockaddr of the sender, of datagrams; empty where it has no name
-  std::size_t descriptors = 0;  // that travel with it (SCM_RIGHTS)
-  bool foreign_sender = false;  // its credentials (SCM_CREDENTIALS) are told, and are not the task's own
-  bool unseen = false;          // there is one, and looking at it would take an error that is pending
+  std::vector<std::byte> from;          // sockaddr of the sender, of datagrams; empty where it has no name
+  std::vector<std::size_t> files = {};  // that travel with it (SCM_RIGHTS): indices of the table's open files
+  bool foreign_sender = false;          // its credentials (SCM_CREDENTIALS) are told, and are not the task's own
+  bool unseen = false;                  // there is one, and looking at it would take an error that is pending
   bool operator==(const Message&) const = default;
+};
+
+// What a unix socket's name in the file system leads to. Files stay as they are, but one that is made anew is made as
+// it was.
+struct SocketFile {
+  std::uint64_t inode = 0;  // its lower 32 bits, as sock_diag(7) tells them
+  std::string path;         // as relive sees it; empty where it is not known
+  std::string directory;    // that a relative name counts from; empty where it is not known
+  bool there = false;       // the name leads to it
+  bool deleted = false;     // nothing leads to it any more; neither of them: it was renamed, or cannot be found
+  std::uint32_t mode = 0;   // permissions
+  std::uint32_t owner = 0;
+  std::uint32_t group = 0;
+  bool operator==(const SocketFile&) const = default;
 };
 
 // A socket: TCP over IPv4 or IPv6; unix, of all three types.
@@ -53,12 +68,19 @@ struct Socket {
   std::vector<Message> unread;   // not captured of what a peer outside sends through a connection
   bool reset = false;            // of unix sockets: ECONNRESET is pending, the peer has closed without reading all
   std::vector<SocketOption> options;
+  std::optional<SocketFile> file = std::nullopt;  // of one with a name in the file system of its own
   bool operator==(const Socket&) const = default;
 };
 
 // All bytes of messages in a row.
 [[nodiscard]] std::vector<std::byte> bytes_of(std::span<const Message> messages);
 Words words(const Socket& socket);
+// Does an unread message carry open files?
+[[nodiscard]] bool carries_files(const Socket& socket);
+// The path that a unix socket is bound to; empty for an abstract name, and for none.
+[[nodiscard]] std::string path_of(const Socket& socket);
+// Does its name count from a directory?
+[[nodiscard]] bool is_relative(const Socket& socket);
 // "127.0.0.1:55", "[::1]:55", "/run/x.sock", "@abstract", "unnamed".
 [[nodiscard]] std::string address_text(std::span<const std::byte> address);
 

@@ -14,6 +14,7 @@
 #include <string>
 
 #include "base/fault.h"
+#include "faults/kinds_victim.h"
 #include "faults/likeness.h"
 #include "faults/victim.h"
 #include "rollback/engine.h"
@@ -47,10 +48,12 @@ class Scratch {
   std::string path_;
 };
 
+using RunVictim = int (*)(ChildEnd, const std::string&);
+
 // A victim in a directory of its own. Answers 0 if it is stuck or dead.
 class Subject {
  public:
-  Subject() : child_([this](ChildEnd end) { return testing::run_victim(end, scratch_.path()); }) {
+  explicit Subject(RunVictim run) : child_([this, run](ChildEnd end) { return run(end, scratch_.path()); }) {
     EXPECT_EQ(child_.first_word(), 'y');
   }
 
@@ -69,8 +72,13 @@ class Subject {
   Child child_;
 };
 
-TEST(FaultsTest, EveryFailureLeavesTheTaskAsItWas) {
-  const Subject subject;
+class FaultsTest : public ::testing::TestWithParam<RunVictim> {};
+
+INSTANTIATE_TEST_SUITE_P(Of, FaultsTest, ::testing::Values(testing::run_victim, testing::run_kinds_victim),
+                         [](const auto& victim) { return victim.index == 0 ? "AProgram" : "EveryKindOfDescriptor"; });
+
+TEST_P(FaultsTest, EveryFailureLeavesTheTaskAsItWas) {
+  const Subject subject(GetParam());
   auto engine = Engine::open(subject.pid());
   ASSERT_TRUE(engine.has_value()) << engine.error().text();
   const auto taken = (*engine)->snapshot({.name = kName, .replace = false, .tracker = {}});
@@ -162,8 +170,8 @@ struct Aftermath {
 };
 
 // A wrecked victim is rolled back by a keeper that dies as `arm` says.
-void let_die(const std::function<void()>& arm, Aftermath& out) {
-  const Subject subject;
+void let_die(RunVictim run, const std::function<void()>& arm, Aftermath& out) {
+  const Subject subject(run);
   {
     Keeper keeper(subject.pid(), arm);
     ASSERT_EQ(subject.ask(testing::kWreck), 'y');
@@ -187,14 +195,14 @@ void let_die(const std::function<void()>& arm, Aftermath& out) {
   ASSERT_EQ(subject.ask(testing::kJudge), testing::kBack) << subject.complaints();
 }
 
-TEST(FaultsTest, TheKeepersDeathUndoesOrCommits) {
+TEST_P(FaultsTest, TheKeepersDeathUndoesOrCommits) {
   bool at_snapshot = false;
   std::uint64_t undone = 0;
   for (std::uint64_t point = 0;; ++point) {
     ASSERT_LT(point, kMostPoints);
     SCOPED_TRACE("killed at point " + std::to_string(point));
     Aftermath aftermath;
-    let_die([point] { arm_faults({.action = FaultPlan::Action::kill, .at = point}); }, aftermath);
+    let_die(GetParam(), [point] { arm_faults({.action = FaultPlan::Action::kill, .at = point}); }, aftermath);
     if (HasFatalFailure()) return;
     const bool back = aftermath.verdict == testing::kBack;
     ASSERT_TRUE(back || !at_snapshot) << "an earlier death had committed already";
@@ -207,20 +215,20 @@ TEST(FaultsTest, TheKeepersDeathUndoesOrCommits) {
 }
 
 // Between the points, too: the moment is left to a timer, so that which step it hits differs from run to run.
-TEST(FaultsTest, TheKeeperMayDieAtAnyMoment) {
+TEST_P(FaultsTest, TheKeeperMayDieAtAnyMoment) {
   constexpr suseconds_t kStepUs = 60;
   constexpr int kRounds = 60;
   for (int round = 0; round < kRounds; ++round) {
     SCOPED_TRACE("killed after " + std::to_string(round * kStepUs) + " us");
     Aftermath aftermath;
-    let_die([round] { end_after(1 + round * kStepUs); }, aftermath);
+    let_die(GetParam(), [round] { end_after(1 + round * kStepUs); }, aftermath);
     if (HasFatalFailure()) return;
   }
 }
 
 // A first snapshot puts the parasite in: the task goes on, whatever became of its keeper, and can be taken in again.
-void let_die_in_snapshot(const std::function<void()>& arm, bool& killed) {
-  const Subject subject;
+void let_die_in_snapshot(RunVictim run, const std::function<void()>& arm, bool& killed) {
+  const Subject subject(run);
   {
     Child keeper([&](ChildEnd end) -> int {
       end.say('y');
@@ -240,24 +248,24 @@ void let_die_in_snapshot(const std::function<void()>& arm, bool& killed) {
   ASSERT_TRUE(taken.has_value()) << taken.error().text();
 }
 
-TEST(FaultsTest, TheKeepersDeathInASnapshotIsHarmless) {
+TEST_P(FaultsTest, TheKeepersDeathInASnapshotIsHarmless) {
   for (std::uint64_t point = 0;; ++point) {
     ASSERT_LT(point, kMostPoints);
     SCOPED_TRACE("killed at point " + std::to_string(point));
     bool killed = false;
-    let_die_in_snapshot([point] { arm_faults({.action = FaultPlan::Action::kill, .at = point}); }, killed);
+    let_die_in_snapshot(GetParam(), [point] { arm_faults({.action = FaultPlan::Action::kill, .at = point}); }, killed);
     if (HasFatalFailure()) return;
     if (!killed) break;
   }
 }
 
-TEST(FaultsTest, TheKeeperMayDieAtAnyMomentOfASnapshot) {
+TEST_P(FaultsTest, TheKeeperMayDieAtAnyMomentOfASnapshot) {
   constexpr suseconds_t kStepUs = 50;
   constexpr int kRounds = 60;
   for (int round = 0; round < kRounds; ++round) {
     SCOPED_TRACE("killed after " + std::to_string(round * kStepUs) + " us");
     bool killed = false;
-    let_die_in_snapshot([round] { end_after(1 + round * kStepUs); }, killed);
+    let_die_in_snapshot(GetParam(), [round] { end_after(1 + round * kStepUs); }, killed);
     if (HasFatalFailure()) return;
   }
 }

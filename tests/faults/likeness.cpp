@@ -46,6 +46,13 @@ std::string lines(const std::string& text, std::initializer_list<std::string_vie
   return out;
 }
 
+// A timer's time runs.
+std::string without_time_left(const std::string& info) {
+  const std::size_t begin = info.find("it_value:");
+  if (begin == std::string::npos) return info;
+  return info.substr(0, begin) + info.substr(std::min(info.find('\n', begin), info.size()));
+}
+
 struct Line {
   AddressRange range;
   std::string permissions;
@@ -170,8 +177,8 @@ Likeness look_at(model::Pid pid) {
     if (got >= 0) out.memory.emplace(line.range.begin, std::move(bytes));
   }
   for (const int fd : numbers_in(proc + "/fd")) {
-    out.descriptors.emplace(
-        fd, link(fmt::format("{}/fd/{}", proc, fd)) + " " + slurp(fmt::format("{}/fdinfo/{}", proc, fd)));
+    const std::string info = slurp(fmt::format("{}/fdinfo/{}", proc, fd));
+    out.descriptors.emplace(fd, link(fmt::format("{}/fd/{}", proc, fd)) + " " + without_time_left(info));
   }
   for (const int tid : numbers_in(proc + "/task")) {
     const std::string status = slurp(fmt::format("{}/task/{}/status", proc, tid));

@@ -6,7 +6,7 @@ import json
 import harness
 import victim as victim_scenario
 
-WHOLE = ["plain", "heap", "stack", "anonymous_mappings", "kernel_writes", "regular_files", "pipes",
+WHOLE = ["plain", "heap", "stack", "anonymous_mappings", "kernel_writes", "regular_files", "pipes", "named_pipes",
            "epoll_sets", "timer_files", "signal_files", "inotify", "listening_sockets", "terminals", "message_queues", "system_v_memory",
            "signal_actions", "signal_masks", "threads_born", "registers", "calls_in_flight"]
 

@@ -302,6 +302,8 @@ struct Kernel {
     make_spare(o.second);
   }
   void operator()(const diff::OpenTerminal& o) { make_spare(o.file); }
+  void operator()(const diff::OpenNamedPipe& o) { make_spare(o.file); }
+  void operator()(const diff::RefillNamedPipe&) {}
   void operator()(const diff::MakeConnection& o) {
     make_spare(o.first);
     make_spare(o.second);

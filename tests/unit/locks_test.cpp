@@ -55,6 +55,15 @@ std::vector<FileLock> random_locks(std::mt19937& random) {
   return locks;
 }
 
+TEST(LockListTest, TellsWhichFilesHaveLocks) {
+  const auto inodes = capture::locked_inodes(
+      "1: POSIX  ADVISORY  WRITE 12 00:2a:77 0 EOF\n1: -> FLOCK  ADVISORY  READ 13 fe:00:78 0 EOF\n");
+  ASSERT_TRUE(inodes.has_value());
+  EXPECT_EQ(*inodes, (std::set<std::uint64_t>{77, 78}));
+  EXPECT_TRUE(capture::locked_inodes("").has_value());
+  EXPECT_FALSE(capture::locked_inodes("something new").has_value()) << "who knows what it says";
+}
+
 TEST(LockPlanTest, AnyLocksToAnyOthers) {
   std::mt19937 random(7);
   for (int round = 0; round < 2000; ++round) {

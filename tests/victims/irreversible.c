@@ -78,7 +78,10 @@ static void become(unsigned kind) {
     case 4:
       unlink("fifo");
       MUST(mkfifo("fifo", 0600));
-      MUST(open("fifo", O_RDWR));
+      const int both = MUST(open("fifo", O_RDWR));
+      MUST(write(both, "unread", 6));
+      MUST(open("fifo", O_WRONLY));
+      close(both);
       break;
     case 5:
       MUST(socket(AF_NETLINK, SOCK_RAW, 0));
