@@ -7,6 +7,7 @@
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <termios.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <charconv>
@@ -44,6 +45,18 @@ Result<bool> signal_is_pending(model::Pid pid, int signal) {
   std::uint64_t set = 0;
   std::from_chars(text.data(), text.data() + text.size(), set, 16);
   return (set >> (signal - 1) & 1) != 0;
+}
+
+// A process group's id as the task sees it. Its own one, or one of a task in the same pid namespace.
+Result<std::int32_t> group_in_task(FileMaker& maker, std::int32_t group) {
+  const model::Pid pid = maker.visit().task().pid();
+  const auto own = RELIVE_TRY(maker.visit().syscall("getpgid", SYS_getpgid, {0}));
+  if (group == 0 || ::getpgid(pid.value) == group) return static_cast<std::int32_t>(own);
+  if (RELIVE_TRY(task::read_proc_link(pid, "ns/pid")) ==
+      RELIVE_TRY(task::read_proc_link(model::Pid{::getpid()}, "ns/pid")))
+    return group;
+  return fail(ErrorKind::unsupported, "a terminal's foreground process group is one of another pid namespace",
+              "run relive inside the tasks' pid namespace");
 }
 
 // Appends ioctls on one number.
@@ -92,10 +105,8 @@ Result<void> put_right(FileMaker& maker, model::RemoteFd fd, std::uint32_t /*fla
   if (window_goes_back(wanted) && wanted.window != living.window) RELIVE_TRY(line.resize(wanted.window));
   if (wanted.exclusive != living.exclusive)
     line.set(wanted.exclusive ? "TIOCEXCL" : "TIOCNXCL", wanted.exclusive ? TIOCEXCL : TIOCNXCL, 0);
-  if (wanted.foreground && living.controlling && !living.foreground) {
-    const auto group = RELIVE_TRY(maker.visit().syscall("getpgid", SYS_getpgid, {0}));
-    RELIVE_TRY(line.set_to("TIOCSPGRP", TIOCSPGRP, static_cast<std::int32_t>(group)));
-  }
+  if (wanted.foreground && living.controlling && (!living.foreground || wanted.front != living.front))
+    RELIVE_TRY(line.set_to("TIOCSPGRP", TIOCSPGRP, RELIVE_TRY(group_in_task(maker, wanted.front))));
   // An incomplete line that showed nowhere would become readable.
   const bool shows = reads_lines(living) && !reads_lines(wanted);
   if (wanted.inside && (living.unread != 0 || shows)) line.set("TCFLSH", TCFLSH, TCIFLUSH);

@@ -1,6 +1,7 @@
 #include <poll.h>
 #include <sys/ioctl.h>
 #include <sys/sysmacros.h>
+#include <unistd.h>
 
 #include <algorithm>
 
@@ -71,6 +72,7 @@ Result<Terminal> look_at_terminal(int ours, const struct stat& status, model::Pi
     const Jobs jobs = RELIVE_TRY(read_jobs(pid));
     terminal.controlling = jobs.terminal != 0 && static_cast<std::uint64_t>(jobs.terminal) == terminal.device;
     terminal.foreground = terminal.controlling && jobs.foreground == jobs.group;
+    if (terminal.controlling) terminal.front = static_cast<std::int32_t>(jobs.foreground);
   }
   // Asking what is ready also brings what is on its way from the other end to the line discipline (n_tty_poll()).
   pollfd ready{.fd = ours, .events = POLLIN | POLLPRI, .revents = 0};
@@ -81,8 +83,11 @@ Result<Terminal> look_at_terminal(int ours, const struct stat& status, model::Pi
 }
 
 Result<model::FileObject> read_terminal(const Opened& opened) {
-  return model::FileObject(
-      RELIVE_TRY(look_at_terminal(opened.ours, opened.status, opened.visit.task().pid(), opened.link)));
+  Terminal terminal = RELIVE_TRY(look_at_terminal(opened.ours, opened.status, opened.visit.task().pid(), opened.link));
+  for (auto* const visit : opened.tables)
+    if (visit != nullptr && terminal.controlling && ::getpgid(visit->task().pid().value) == terminal.front)
+      terminal.foreground = true;
+  return model::FileObject(std::move(terminal));
 }
 
 void complete_terminals(const Survey& survey) {

@@ -65,6 +65,8 @@ std::vector<std::string> changes(const Terminal& wanted, const Terminal& living)
   flag("lock", wanted.locked, living.locked);
   if (wanted.foreground && !living.foreground && living.controlling)
     out.emplace_back("the task is no longer in the foreground");
+  else if (wanted.foreground && living.foreground && wanted.front != living.front)
+    out.push_back(fmt::format("process group in the foreground {} -> {}", wanted.front, living.front));
   if (wanted.inside && living.unread != 0) out.push_back(fmt::format("{} unread bytes since", living.unread));
   return out;
 }

@@ -40,7 +40,8 @@ struct Terminal {
   std::int32_t discipline = 0;  // TIOCGETD
   bool exclusive = false;       // TIOCGEXCL
   bool controlling = false;     // it is the controlling terminal of the task
-  bool foreground = false;      // ... and the task's process group is the foreground one
+  bool foreground = false;      // ... and the foreground process group is the task's, or of another one of the tree
+  std::int32_t front = 0;       // ... and the foreground process group's id, in relive's own pid namespace
   bool packets = false;         // masters: packet mode, TIOCGPKT
   bool locked = false;          // masters: the slave cannot be opened, TIOCGPTLCK
   bool status_pending = false;  // masters: a status byte of packet mode waits to be read

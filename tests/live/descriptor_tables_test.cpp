@@ -739,5 +739,36 @@ TEST(DescriptorTablesTest, BothEndsOfAPseudoTerminalInTwoTasksGoBackTogether) {
   Family(parent, child).expect_there_and_back();
 }
 
+TEST(DescriptorTablesTest, AChildThatWasInTheForegroundOfATerminalIsThereAgain) {
+  const auto in_front = [](bool of_child) {
+    const pid_t group = ::tcgetpgrp(kB);
+    return of_child ? group != ::getpgrp() : group == ::getpgrp();
+  };
+  const auto echoes = [] {
+    termios modes{};
+    return ::tcgetattr(kB, &modes) == 0 && (modes.c_lflag & ECHO) != 0;
+  };
+  const Part parent{.set_up =
+                        [] {
+                          WANT(::setsid() == ::getpid() && moved(::posix_openpt(O_RDWR | O_NOCTTY), kA));
+                          WANT(::grantpt(kA) == 0 && ::unlockpt(kA) == 0);
+                          WANT(moved(::open(::ptsname(kA), O_RDWR), kB) && ::tcgetpgrp(kB) == ::getpgrp());
+                          return ::signal(SIGTTOU, SIG_IGN) != SIG_ERR;
+                        },
+                    .wreck =
+                        [] {
+                          termios modes{};
+                          WANT(::tcsetpgrp(kB, ::getpgrp()) == 0 && ::tcgetattr(kB, &modes) == 0);
+                          modes.c_lflag &= ~static_cast<tcflag_t>(ECHO);
+                          return ::tcsetattr(kB, TCSANOW, &modes) == 0;
+                        },
+                    .is_back = [=] { return in_front(true) && echoes(); },
+                    .is_wrecked = [=] { return in_front(false) && !echoes(); }};
+  const Part child{.set_up = [] { return ::setpgid(0, 0) == 0 && ::tcsetpgrp(kB, ::getpgrp()) == 0; },
+                   .is_back = [=] { return in_front(false); },
+                   .is_wrecked = [=] { return in_front(true); }};
+  Family(parent, child).expect_there_and_back();
+}
+
 }  // namespace
 }  // namespace relive
