@@ -83,8 +83,7 @@ class Reader {
     for (std::size_t index = 0; index < known.size(); ++index)
       if (!known[index]) RELIVE_TRY(read_one(table_.descriptors[index]));
     RELIVE_TRY(read_locks_of_others());
-    const Survey survey{
-        .tables = tables_, .table = table_, .first = first_, .snapshot = snapshot_, .holds = holds_};
+    const Survey survey{.tables = tables_, .table = table_, .first = first_, .snapshot = snapshot_, .holds = holds_};
     RELIVE_TRY(complete_epoll_sets(survey));
     RELIVE_TRY(complete_pipes(survey));
     RELIVE_TRY(complete_named_pipes(survey));

@@ -67,15 +67,16 @@ Result<model::OpenFile> FilesInFlight::describe(int ours) const {
   model::OpenFile file{.object = model::UnhandledFile{link}};
   if (!can_be_described(status, link)) return file;
   const UniqueFd fdinfo(::open("/proc/self/fdinfo", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  const Opened opened{.visit = **std::ranges::find_if(survey_.tables, [](const auto* visit) { return visit != nullptr; }),
-                      .fd = model::RemoteFd{ours},
-                      .ours = ours,
-                      .fdinfo_directory = fdinfo.get(),
-                      .link = link,
-                      .status = status,
-                      .flags = static_cast<std::uint32_t>(::fcntl(ours, F_GETFL)),
-                      .position = std::max<off_t>(::lseek(ours, 0, SEEK_CUR), 0),
-                      .tables = survey_.tables};
+  const Opened opened{
+      .visit = **std::ranges::find_if(survey_.tables, [](const auto* visit) { return visit != nullptr; }),
+      .fd = model::RemoteFd{ours},
+      .ours = ours,
+      .fdinfo_directory = fdinfo.get(),
+      .link = link,
+      .status = status,
+      .flags = static_cast<std::uint32_t>(::fcntl(ours, F_GETFL)),
+      .position = std::max<off_t>(::lseek(ours, 0, SEEK_CUR), 0),
+      .tables = survey_.tables};
   if ((opened.flags & O_PATH) == 0 && !RELIVE_TRY(parse_locks(RELIVE_TRY(opened.fdinfo()))).empty()) return file;
   file.status_flags = opened.flags;
   file.object = RELIVE_TRY((opened.flags & O_PATH) != 0 ? read_reference(opened)
@@ -96,7 +97,8 @@ Result<void> hold_files_in_flight(std::span<parasite::Visit* const> tables, cons
       files.insert(files.end(), message.files.begin(), message.files.end());
     const auto missing = [&](std::size_t file) { return !numbered[file] && !holds.open_files.contains(file); };
     if (std::ranges::none_of(files, missing)) continue;
-    const UniqueFd duplicate = RELIVE_TRY(tables[static_cast<std::size_t>(descriptor.fd.table)]->task().borrow(descriptor.fd));
+    const UniqueFd duplicate =
+        RELIVE_TRY(tables[static_cast<std::size_t>(descriptor.fd.table)]->task().borrow(descriptor.fd));
     std::size_t at = 0;
     // They come in the order in which they came before.
     const auto hold = [&](UniqueFd ours) -> Result<std::size_t> {

@@ -571,8 +571,9 @@ Result<void> complete_unix_sockets(const Survey& survey) {
     });
     if (!tasks.contains(home)) tasks.emplace(home, RELIVE_TRY(sender_of(survey.visit(home).task())));
     const UniqueFd duplicate = RELIVE_TRY(survey.borrow(survey.first[index]));
-    auto unread = RELIVE_TRY(with_context(peek_messages(duplicate.get(), AF_UNIX, socket->type, tasks.at(home), identify),
-                                          fmt::format("descriptor {}", survey.first[index].value)));
+    auto unread =
+        RELIVE_TRY(with_context(peek_messages(duplicate.get(), AF_UNIX, socket->type, tasks.at(home), identify),
+                                fmt::format("descriptor {}", survey.first[index].value)));
     // The table may have grown.
     auto& same = std::get<model::Socket>(survey.table.open_files[index].object);
     same.unread = std::move(unread);

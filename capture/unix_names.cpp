@@ -53,8 +53,8 @@ Result<void> complete_name(const Survey& survey, std::size_t index, model::Socke
   const bool told = !file.directory.empty();
   // The name as the task would look it up now.
   const std::string base = told ? file.directory
-                                : fmt::format("/proc/{}/task/{}/{}", visit.task().pid().value,
-                                              visit.driver().value, relative ? "cwd" : "root");
+                                : fmt::format("/proc/{}/task/{}/{}", visit.task().pid().value, visit.driver().value,
+                                              relative ? "cwd" : "root");
   if (::lstat(fmt::format("{}/{}", base, name).c_str(), &status) != 0 || !is_it(status, file)) return {};
   file.there = true;
   file.mode = status.st_mode & ALLPERMS;

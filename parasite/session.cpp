@@ -137,10 +137,9 @@ Result<Session> Session::infect(task::FrozenTask& task) {
   UniqueFd memfd = RELIVE_TRY(fill_file(task, number));
   constexpr std::uint64_t kShared = MAP_SHARED | MAP_FIXED_NOREPLACE | MAP_NORESERVE;
   RELIVE_TRY(contact.call("mmap", SYS_mmap, {base.value, wire::kCodeBytes, PROT_READ | PROT_EXEC, kShared, number, 0}));
-  RELIVE_TRY(contact.call(
-      "mmap", SYS_mmap,
-      {base.value + wire::kCodeBytes, kReserve - wire::kCodeBytes, PROT_READ | PROT_WRITE, kShared, number,
-       wire::kCodeBytes}));
+  RELIVE_TRY(contact.call("mmap", SYS_mmap,
+                          {base.value + wire::kCodeBytes, kReserve - wire::kCodeBytes, PROT_READ | PROT_WRITE, kShared,
+                           number, wire::kCodeBytes}));
   RELIVE_TRY(contact.call("close", SYS_close, {number}));
   RELIVE_TRY(contact.call("madvise", SYS_madvise, {base.value, kReserve, MADV_DONTFORK}));
   RELIVE_TRY(contact.call("madvise", SYS_madvise, {base.value, kReserve, MADV_DONTDUMP}));
@@ -166,9 +165,7 @@ Result<void> Session::leave(task::FrozenTask& task) {
   return {};
 }
 
-model::TaskAddress Session::agreement_address() const {
-  return code_ + (kReserve - wire::kAgreementBytes);
-}
+model::TaskAddress Session::agreement_address() const { return code_ + (kReserve - wire::kAgreementBytes); }
 
 bool Session::present_in(std::string_view maps_text) const {
   const std::string line = fmt::format("{:08x}-{:08x} r-xs", code_.value, code_.value + wire::kCodeBytes);

@@ -114,21 +114,24 @@ class Visit {
   // or may not be chosen (clone3 with set_tid wants CAP_CHECKPOINT_RESTORE in the task; else ns_last_pid is tried).
   Result<void> create_thread(model::Tid tid, std::uint64_t fs_base, model::TaskAddress clear_child_tid);
 
-  // Makes a child of the task, with this id and exit signal (clone3(2)): a copy of the task in the driver's shape, which
-  // has nothing of relive's mapped, stands before its first instruction, and is gone without a trace if the visit is
-  // undone. REQUIRES: FrozenTask::end() was called for it before that (its destructor does).
-  // Refused by name where the id is taken or may not be chosen, as in create_thread().
+  // Makes a child of the task, with this id and exit signal (clone3(2)): a copy of the task in the driver's shape,
+  // which has nothing of relive's mapped, stands before its first instruction, and is gone without a trace if the visit
+  // is undone. REQUIRES: FrozenTask::end() was called for it before that (its destructor does). Refused by name where
+  // the id is taken or may not be chosen, as in create_thread().
   struct Fork {
     model::Pid pid;
     int exit_signal = 0;
-    std::uint64_t flags = 0;  // CLONE_*; none that shares memory
+    std::uint64_t flags = 0;            // CLONE_*; none that shares memory
     bool child_signal_pending = false;  // SIGCHLD was pending for the task before: one more makes no difference
-    bool leaves_zombie = false;  // if undone, it ends by itself, and nobody waits for it (begin_from_nothing())
+    // A zombie with this id is waited for in the same breath. If that is undone the new task ends by itself, and
+    // nobody waits for it (begin_from_nothing()).
+    bool takes_place_of_zombie = false;
   };
   Result<task::FrozenTask> fork_task(const Fork& fork);
 
-  // Appends to a commit program what kills a child of the task and waits for it; where the keeper has done that already,
-  // or another task has waited for it, nothing happens. `handle`: a pidfd of ours. May fail, and is undone with the visit.
+  // Appends to a commit program what kills a child of the task and waits for it; where the keeper has done that
+  // already, or another task has waited for it, nothing happens. `handle`: a pidfd of ours. May fail, and is undone
+  // with the visit.
   Result<void> end_child(model::Pid pid, int handle, Program& program);
 
   // The task is one that relive has just forked: it has nothing to go back to, and ends if the visit is undone: with

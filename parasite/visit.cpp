@@ -98,8 +98,8 @@ struct Visit::State {
   std::set<int> open;   // numbers in use by the task now
   int descriptor_limit = 0;
 
-  UniqueFd channel;         // our end of the socket pair
-  int remote_channel = -1;  // the task's end
+  UniqueFd channel;               // our end of the socket pair
+  int remote_channel = -1;        // the task's end
   std::vector<RemoteFd> handles;  // in the task, of children that relive has made there
 };
 
@@ -509,8 +509,9 @@ Result<void> announce_id(pid_t id, const std::string& what) {
   const UniqueFd last(::open("/proc/sys/kernel/ns_last_pid", O_WRONLY | O_CLOEXEC));
   const std::string text = std::to_string(id - 1);
   if (last && ::write(last.get(), text.data(), text.size()) == static_cast<ssize_t>(text.size())) return {};
-  return fail(ErrorKind::refused, fmt::format("{} has ended and its id may not be chosen again", what),
-              "needs CAP_CHECKPOINT_RESTORE in the task (setcap, or run it as root), or the right to write ns_last_pid");
+  return fail(
+      ErrorKind::refused, fmt::format("{} has ended and its id may not be chosen again", what),
+      "needs CAP_CHECKPOINT_RESTORE in the task (setcap, or run it as root), or the right to write ns_last_pid");
 }
 
 }  // namespace
@@ -575,21 +576,21 @@ Result<void> Visit::create_thread(Tid tid, std::uint64_t fs_base, TaskAddress cl
 Result<void> Visit::record_end_of(RemoteFd handle, const Fork& fork) {
   const auto number = static_cast<std::uint64_t>(handle.value);
   RELIVE_TRY(record_undo("close the handle", SYS_close, {number}));
-  if (fork.leaves_zombie) return {};
+  if (fork.takes_place_of_zombie) return {};
   if (fork.exit_signal != 0 && !fork.child_signal_pending) {
     const std::uint64_t only = bit_of(fork.exit_signal);
     constexpr timespec kNow{};
-    RELIVE_TRY(record_undo("take the signal of the child's end", SYS_rt_sigtimedwait,
-                           {RELIVE_TRY(arena().put_value(only)).value, 0, RELIVE_TRY(arena().put_value(kNow)).value,
-                            sizeof only}));
+    RELIVE_TRY(record_undo(
+        "take the signal of the child's end", SYS_rt_sigtimedwait,
+        {RELIVE_TRY(arena().put_value(only)).value, 0, RELIVE_TRY(arena().put_value(kNow)).value, sizeof only}));
   }
   RELIVE_TRY(record_undo(fmt::format("wait for task {}", fork.pid.value), SYS_wait4,
                          {static_cast<std::uint64_t>(fork.pid.value), 0, __WALL, 0}));
   return record_undo(fmt::format("kill task {}", fork.pid.value), SYS_pidfd_send_signal, {number, SIGKILL, 0, 0});
 }
 
-// The id of the child, or -errno. One program, which ends whatever becomes of the keeper: the child's handle is moved to
-// where the undo log looks for it.
+// The id of the child, or -errno. One program, which ends whatever becomes of the keeper: the child's handle is moved
+// to where the undo log looks for it.
 Result<std::int64_t> Visit::make_child(const Fork& fork, bool choose, RemoteFd handle) {
   const auto lowest = RELIVE_TRY(next_descriptors(1));
   const auto low = static_cast<std::uint64_t>(lowest[0].value);
@@ -602,6 +603,10 @@ Result<std::int64_t> Visit::make_child(const Fork& fork, bool choose, RemoteFd h
     arguments.set_tid_size = 1;
   }
   Program program;
+  if (fork.takes_place_of_zombie)
+    program.syscall(fmt::format("wait for task {}", fork.pid.value), SYS_wait4,
+                    {static_cast<std::uint64_t>(fork.pid.value), 0, __WALL, 0}, Program::OnError::go_on);
+  const std::size_t forked = program.size();
   program.syscall(fmt::format("fork task {}", fork.pid.value), SYS_clone3,
                   {RELIVE_TRY(arena().put_value(arguments)).value, sizeof arguments}, Program::OnError::go_on);
   program.syscall("move the child's handle", SYS_dup3, {low, static_cast<std::uint64_t>(handle.value), O_CLOEXEC},
@@ -613,7 +618,7 @@ Result<std::int64_t> Visit::make_child(const Fork& fork, bool choose, RemoteFd h
   state_->forking = false;
   RELIVE_TRY(task_->see_forks(driver_, false));
   RELIVE_TRY(Result<void>(ran));
-  return program.result(0);
+  return program.result(forked);
 }
 
 Result<task::FrozenTask> Visit::fork_task(const Fork& fork) {
@@ -634,8 +639,8 @@ Result<task::FrozenTask> Visit::fork_task(const Fork& fork) {
       }
       child.end();  // another id: somebody was faster than ns_last_pid
       Program reap;
-      reap.syscall("wait for a child that is not wanted", SYS_wait4,
-                   {static_cast<std::uint64_t>(made), 0, __WALL, 0}, Program::OnError::go_on);
+      reap.syscall("wait for a child that is not wanted", SYS_wait4, {static_cast<std::uint64_t>(made), 0, __WALL, 0},
+                   Program::OnError::go_on);
       RELIVE_TRY(run(reap));
     } else if (made == -EEXIST) {
       return fail(ErrorKind::refused, fmt::format("the id of {} is taken by another task now", what),

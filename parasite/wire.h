@@ -106,7 +106,7 @@ struct Control {
   std::uint64_t surplus_count;  // before it changes memory that they still use
   std::uint64_t
       saved_trap_action[4];  // the task's own SIGTRAP action (kernel layout) while relive's stands in its place
-  std::uint64_t agreement;  // address of the tree's Agreement; 0: the task is alone
+  std::uint64_t agreement;   // address of the tree's Agreement; 0: the task is alone
 };
 
 // Who put the parasite in, for another keeper that finds it. Lies in the arena's first page, behind Control.
@@ -128,7 +128,7 @@ inline constexpr std::uint64_t kTrapEntry = 32;      // signal handler
 inline constexpr std::uint64_t kRestorerEntry = 48;  // sa_restorer of the handler; never reached
 inline constexpr std::uint64_t kSyscallEntry = 64;   // a system call instruction, then leave
 
-inline constexpr std::uint64_t kCodeBytes = 64 << 10;  // room for the code; the arena follows it
+inline constexpr std::uint64_t kCodeBytes = 64 << 10;   // room for the code; the arena follows it
 inline constexpr std::uint64_t kAgreementBytes = 4096;  // behind the arena: room for the tree's Agreement
 
 }  // namespace relive::wire

@@ -46,8 +46,8 @@ void end_task(Stay& stay, Pid pid) {
 
 class Forking {
  public:
-  Forking(Stay& stay, const model::Forest& goal, Members& members, std::optional<parasite::TreeAgreement>& agreement)
-      : stay_(stay), goal_(goal), members_(members), agreement_(agreement) {}
+  Forking(Stay& stay, const diff::TreePlan& plan, Members& members, std::optional<parasite::TreeAgreement>& agreement)
+      : stay_(stay), plan_(plan), members_(members), agreement_(agreement) {}
 
   Result<void> carry_out(const TreeStep& step) {
     actor_ = step.actor;
@@ -62,20 +62,22 @@ class Forking {
     std::uint64_t flags = 0;
     if (fork.files) flags |= CLONE_FILES;
     if (fork.file_system) flags |= CLONE_FS;
-    auto task = RELIVE_TRY(
-        parent.fork_task({.pid = pid,
-                          .exit_signal = fork.exit_signal,
-                          .flags = flags,
-                          .child_signal_pending = RELIVE_TRY(child_signal_pending(Pid{actor_.number})),
-                          .leaves_zombie = left_status.has_value()}));
+    auto task =
+        RELIVE_TRY(parent.fork_task({.pid = pid,
+                                     .exit_signal = fork.exit_signal,
+                                     .flags = flags,
+                                     .child_signal_pending = RELIVE_TRY(child_signal_pending(Pid{actor_.number})),
+                                     .takes_place_of_zombie = left_status.has_value()}));
     const auto [at, fresh] = stay_.blanks().emplace(
         fork.child,
-        Stay::Blank{.task = std::move(task), .member = nullptr, .session = {}, .left_status = left_status, .visit = {}});
+        Stay::Blank{
+            .task = std::move(task), .member = nullptr, .session = {}, .left_status = left_status, .visit = {}});
     return move_in(at->second, parent);
   }
   Result<void> operator()(const diff::StartSession&) { return call("setsid", SYS_setsid, {}); }
   Result<void> operator()(const diff::SetGroup& set) {
-    return call(fmt::format("setpgid {}", set.group.value), SYS_setpgid, {0, static_cast<std::uint64_t>(set.group.value)});
+    return call(fmt::format("setpgid {}", set.group.value), SYS_setpgid,
+                {0, static_cast<std::uint64_t>(set.group.value)});
   }
   Result<void> operator()(const diff::SetSubreaper& set) {
     return call("prctl PR_SET_CHILD_SUBREAPER", SYS_prctl, {PR_SET_CHILD_SUBREAPER, set.value ? 1U : 0U});
@@ -87,8 +89,12 @@ class Forking {
   }
   Result<void> operator()(const diff::Reap& reap) {
     if (actor_.kind != Actor::Kind::task) return not_here("a wait by a task outside");
-    if (const auto zombie = task::read_zombie(Pid{reap.child.number}); zombie && *zombie)
-      left_[Pid{reap.child.number}] = (*zombie)->status;
+    const Pid child{reap.child.number};
+    const auto zombie = task::read_zombie(child);
+    if (zombie && *zombie && is_forked_by_actor(child)) {  // waited for as it is made again, and not before
+      left_[child] = (*zombie)->status;
+      return {};
+    }
     return call(fmt::format("wait for task {}", reap.child.number), SYS_wait4,
                 {static_cast<std::uint64_t>(reap.child.number), 0, kAllKinds, 0});
   }
@@ -105,14 +111,22 @@ class Forking {
     return fail(ErrorKind::system, fmt::format("{} among what can be undone", what));
   }
 
+  // Does the task that is to wait for it make it again, too?
+  [[nodiscard]] bool is_forked_by_actor(Pid child) const {
+    return std::ranges::any_of(plan_.steps, [&](const TreeStep& step) {
+      const auto* const fork = std::get_if<ForkBlank>(&step.call);
+      return fork != nullptr && fork->child == diff::task_actor(child) && step.actor == actor_;
+    });
+  }
+
   // The blank task gets the parasite, and what the member that it takes the place of has left.
   Result<void> move_in(Stay::Blank& blank, parasite::Visit& parent) {
     task::FrozenThread& thread = blank.task.threads().front();
     // As its parent stood when it was stopped: what the driver did since is relive's.
     thread.registers = parent.task().find(parent.driver())->registers;
     RELIVE_TRY(blank.task.set_registers(thread.tid, thread.registers));
-    const auto goal = std::ranges::find(goal_.tasks, blank.task.pid(), &model::TreeTask::pid);
-    if (goal != goal_.tasks.end() && goal->state == model::TaskState::zombie) {
+    const auto goal = std::ranges::find(plan_.goal.tasks, blank.task.pid(), &model::TreeTask::pid);
+    if (goal != plan_.goal.tasks.end() && goal->state == model::TaskState::zombie) {
       blank.session.emplace(RELIVE_TRY(parasite::Session::infect(blank.task)));
       blank.visit.emplace(RELIVE_TRY(parasite::Visit::begin(blank.task, *blank.session)));
       RELIVE_TRY(blank.visit->begin_from_nothing(blank.left_status));
@@ -136,7 +150,7 @@ class Forking {
   }
 
   Stay& stay_;
-  const model::Forest& goal_;
+  const diff::TreePlan& plan_;
   Members& members_;
   std::optional<parasite::TreeAgreement>& agreement_;
   std::map<Pid, int> left_;  // zombies that were waited for, with their status
@@ -148,7 +162,8 @@ class Forking {
 std::size_t early(const diff::TreePlan& plan) {
   const auto shapes = [&](const TreeStep& step) {
     if (std::holds_alternative<ForkBlank>(step.call)) return true;
-    return step.actor.kind == Actor::Kind::task && std::ranges::find(plan.created, Pid{step.actor.number}) != plan.created.end() &&
+    return step.actor.kind == Actor::Kind::task &&
+           std::ranges::find(plan.created, Pid{step.actor.number}) != plan.created.end() &&
            !std::holds_alternative<diff::ExitWith>(step.call);
   };
   std::size_t end = plan.undoable;
@@ -180,8 +195,8 @@ std::string not_carried_out(const diff::TreePlan& plan, std::size_t at) {
           },
           [&](const diff::ExitWith&) -> std::string {
             const auto goal = std::ranges::find(plan.goal.tasks, Pid{step.actor.number}, &model::TreeTask::pid);
-            const bool zombie = in_tree(step.actor) && goal != plan.goal.tasks.end() &&
-                                goal->state == model::TaskState::zombie;
+            const bool zombie =
+                in_tree(step.actor) && goal != plan.goal.tasks.end() && goal->state == model::TaskState::zombie;
             return zombie && !soon ? "" : "a task has to end for it";
           },
           [&](const diff::StartSession&) -> std::string { return soon ? "" : "a session has to be begun for it"; },
@@ -218,7 +233,7 @@ Result<void> fork_tasks(Stay& stay, const diff::TreePlan& plan, Members& members
     agreement.emplace(RELIVE_TRY(parasite::TreeAgreement::create()));
     for (auto& [pid, present] : stay.present()) RELIVE_TRY(agreement->join(*present.visit));
   }
-  Forking forking(stay, plan.goal, members, agreement);
+  Forking forking(stay, plan, members, agreement);
   const std::size_t end = early(plan);
   for (std::size_t at = 0; at < end; ++at) {
     // A zombie that was waited for comes back if this is undone (Stay::Blank::left_status); a killed task does not.

@@ -217,7 +217,13 @@ Result<Answer> take(const protocol::DiffReport& message) {
 }
 
 ShownTask take(const protocol::ShownTask& message) {
-  ShownTask task{.pid = {message.pid()}, .parent = {message.parent()}, .name = message.name(), .threads = {}, .mappings = {}, .descriptors = {}, .process = {}};
+  ShownTask task{.pid = {message.pid()},
+                 .parent = {message.parent()},
+                 .name = message.name(),
+                 .threads = {},
+                 .mappings = {},
+                 .descriptors = {},
+                 .process = {}};
   for (const auto& thread : message.threads())
     task.threads.push_back({{thread.tid()},
                             thread.name(),

@@ -15,9 +15,7 @@ using Object = std::pair<std::uint64_t, std::uint64_t>;  // device, inode
 bool is_shared(const model::Mapping& mapping) {
   return mapping.has_object() && tracking::care_of(mapping) == tracking::Care::shared;
 }
-AddressRange part_of(const model::Mapping& mapping) {
-  return {mapping.offset, mapping.offset + mapping.range.size()};
-}
+AddressRange part_of(const model::Mapping& mapping) { return {mapping.offset, mapping.offset + mapping.range.size()}; }
 }  // namespace
 
 tracking::Ranges put_back_by(std::span<const model::Task> earlier, const model::Memory& memory) {
@@ -37,8 +35,8 @@ tracking::Ranges put_back_by(std::span<const model::Task> earlier, const model::
   for (const model::Mapping& mapping : memory.mappings) {
     if (!is_shared(mapping)) continue;
     for (const AddressRange& part : tracking::intersect({part_of(mapping)}, known.at({mapping.device, mapping.inode})))
-      out.push_back({mapping.range.begin + (part.begin - mapping.offset),
-                     mapping.range.begin + (part.end - mapping.offset)});
+      out.push_back(
+          {mapping.range.begin + (part.begin - mapping.offset), mapping.range.begin + (part.end - mapping.offset)});
   }
   return tracking::normalize(std::move(out));
 }

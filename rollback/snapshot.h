@@ -12,17 +12,17 @@
 namespace relive::rollback {
 
 struct TaskPart {
-  tracking::PageMap pages;         // contents, in the member's page store
-  tracking::Ranges not_its_own;    // shared memory that an earlier task of the tree puts back
+  tracking::PageMap pages;       // contents, in the member's page store
+  tracking::Ranges not_its_own;  // shared memory that an earlier task of the tree puts back
   capture::Holds holds;
 };
 
 struct Snapshot {
   SnapshotInfo info;
   model::Tree tree;
-  model::Forest forest;            // the same tasks, and zombies
-  std::vector<TaskPart> parts;     // as tree.tasks
-  capture::FileHolds files;        // of tree.descriptors
+  model::Forest forest;         // the same tasks, and zombies
+  std::vector<TaskPart> parts;  // as tree.tasks
+  capture::FileHolds files;     // of tree.descriptors
 
   // How many descriptor tables there are, and the first task of each.
   [[nodiscard]] std::size_t tables() const;

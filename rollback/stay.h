@@ -44,9 +44,9 @@ class Stay {
   // Takes the parasite out of tasks that are part of no snapshot, and lets all go.
   ~Stay();
 
-  // Infects who has no parasite yet, and begins a visit in each task; `begun` is called for each before anything else is
-  // done in it (and for blank tasks by who makes them): what the visit must keep clear. With several tasks they share `agreement`, which
-  // is made where there is none. After a failure destroy the stay.
+  // Infects who has no parasite yet, and begins a visit in each task; `begun` is called for each before anything else
+  // is done in it (and for blank tasks by who makes them): what the visit must keep clear. With several tasks they
+  // share `agreement`, which is made where there is none. After a failure destroy the stay.
   using Begun = std::function<void(parasite::Visit&)>;
   Result<void> visit_all(std::optional<parasite::TreeAgreement>& agreement, Begun begun = {});
   void begun(parasite::Visit& visit) const {

@@ -12,6 +12,7 @@
 #include "base/fault.h"
 #include "capture/descriptors.h"
 #include "capture/forest.h"
+#include "diff/credentials.h"
 #include "rollback/kin.h"
 #include "rollback/living.h"
 #include "rollback/shared_memory.h"
@@ -56,10 +57,10 @@ Result<void> look_at(Stay& stay, const Snapshot& wanted, std::size_t index, capt
       read_task(*visit, known ? &member.last_memory : nullptr, maps, blank ? capture::Depth::full : depth, stopwatch));
   // A blank task is a copy of another one: every page is compared with what is wanted.
   const tracking::PageMap& in_place = blank ? wanted.parts[index].pages : member.current;
-  living.changed[index] = tracking::subtract(
-      RELIVE_TRY(member.tracker->changed(*visit, own_part(task.memory, wanted.parts[index].not_its_own), in_place,
-                                         *member.store)),
-      wanted.parts[index].not_its_own);
+  living.changed[index] =
+      tracking::subtract(RELIVE_TRY(member.tracker->changed(
+                             *visit, own_part(task.memory, wanted.parts[index].not_its_own), in_place, *member.store)),
+                         wanted.parts[index].not_its_own);
   living.tasks[index] = std::move(task);
   stopwatch.lap("scan");
   return {};
@@ -67,8 +68,8 @@ Result<void> look_at(Stay& stay, const Snapshot& wanted, std::size_t index, capt
 
 Result<void> look_at_descriptors(Stay& stay, const Snapshot& wanted, Living& living, Stopwatch& stopwatch) {
   const auto tables = tables_of(stay, wanted);
-  living.descriptors = RELIVE_TRY(with_context(
-      capture::read_descriptors(tables, &wanted.tree.descriptors, &wanted.files), "reading descriptors"));
+  living.descriptors = RELIVE_TRY(
+      with_context(capture::read_descriptors(tables, &wanted.tree.descriptors, &wanted.files), "reading descriptors"));
   stopwatch.lap("capture descriptors");
   return {};
 }
@@ -93,6 +94,37 @@ TaskPlan plan_task(Stay& stay, const Snapshot& wanted, const Living& living, std
                                     tracking::subtract(plan.memory.kept, part.not_its_own),
                                     tracking::subtract(plan.memory.made, part.not_its_own));
   return plan;
+}
+
+// A child has its parent's rights and runs its parent's program: what cannot be changed afterwards must be right.
+std::vector<diff::Refusal> unlike_their_parents(const Snapshot& wanted, const Living& living,
+                                                const diff::TreePlan& tree) {
+  std::vector<diff::Refusal> out;
+  const auto& tasks = wanted.tree.tasks;
+  for (const diff::TreeStep& step : tree.steps) {
+    const auto* const fork = std::get_if<diff::ForkBlank>(&step.call);
+    if (fork == nullptr) continue;
+    const auto child = std::ranges::find(tasks, model::Pid{fork->child.number}, &model::Task::pid);
+    const auto parent = std::ranges::find(tasks, model::Pid{step.actor.number}, &model::Task::pid);
+    if (child == tasks.end() || parent == tasks.end() || child->threads.empty()) continue;
+    const auto& now = living.tasks[static_cast<std::size_t>(parent - tasks.begin())];
+    const model::Task& forks = now ? *now : *parent;  // one that is made again itself is as it was
+    const std::string object = fmt::format("task {} ({})", child->pid.value, child->threads.front().name);
+    const std::string hint = "this release makes a task again with the rights and the program of its parent alone";
+    if (const auto rights =
+            diff::compare_credentials(child->threads.front().credentials, forks.threads.front().credentials))
+      out.push_back({.object = object,
+                     .reason = fmt::format("ended since, and its {} was another than that of task {}", rights->object,
+                                           forks.pid.value),
+                     .hint = hint});
+    else if (child->process.executable_inode != forks.process.executable_inode ||
+             child->process.executable_device != forks.process.executable_device)
+      out.push_back({.object = object,
+                     .reason = fmt::format("ended since; it ran {}, and task {} runs {}", child->process.executable,
+                                           forks.pid.value, forks.process.executable),
+                     .hint = hint});
+  }
+  return out;
 }
 
 }  // namespace
@@ -125,6 +157,7 @@ Result<Living> look(Stay& stay, const Snapshot& wanted, capture::Depth depth, St
 Plan make_plan(Stay& stay, const Snapshot& wanted, const Living& living, const model::Surroundings& surroundings) {
   Plan plan;
   plan.tree = diff::plan_tree(wanted.forest, living.forest, surroundings);
+  plan.forks = unlike_their_parents(wanted, living, plan.tree);
   for (const model::Task& task : wanted.tree.tasks) plan.pids.push_back(task.pid);
   plan.tasks.resize(living.tasks.size());
   for (std::size_t index = 0; index < living.tasks.size(); ++index)
@@ -136,6 +169,7 @@ Plan make_plan(Stay& stay, const Snapshot& wanted, const Living& living, const m
 std::vector<diff::Refusal> Plan::refusals() const {
   std::vector<diff::Refusal> all = tree.refusals;
   append(all, not_carried_out(tree));
+  append(all, forks);
   for (std::size_t index = 0; index < tasks.size(); ++index) {
     if (!tasks[index]) continue;
     std::vector<diff::Refusal> some = tasks[index]->threads.refusals;
@@ -242,8 +276,7 @@ class Passing {
                                     living_.tasks[i]->threads);
     }));
     const auto tables = workshops();
-    RELIVE_TRY(
-        apply::prepare_descriptors(tables, plan_.descriptors, wanted_.tree.descriptors, living_.descriptors));
+    RELIVE_TRY(apply::prepare_descriptors(tables, plan_.descriptors, wanted_.tree.descriptors, living_.descriptors));
     RELIVE_TRY(each([&](std::size_t i, Bench& bench) -> Result<void> {
       const TaskPlan& plan = *plan_.tasks[i];
       const auto rseq = RELIVE_TRY(apply::RseqKeeper::save(bench.workshop, wanted_.tree.tasks[i].threads,
@@ -254,9 +287,9 @@ class Passing {
     }));
     RELIVE_TRY(apply::settle_locks(tables, plan_.descriptors));
     return each([&](std::size_t i, Bench& bench) -> Result<void> {
-      bench.goals = RELIVE_TRY(apply::thread_goals(bench.visit, wanted_.tree.tasks[i].threads,
-                                                   living_.tasks[i]->threads,
-                                                   apply::takes_driver_signals(plan_.tasks[i]->process)));
+      bench.goals =
+          RELIVE_TRY(apply::thread_goals(bench.visit, wanted_.tree.tasks[i].threads, living_.tasks[i]->threads,
+                                         apply::takes_driver_signals(plan_.tasks[i]->process)));
       for (std::size_t at = 0; at < bench.cleanup.size(); ++at) {
         bench.commit.add(bench.cleanup.what(at), bench.cleanup.operations()[at].kind, {},
                          parasite::Program::OnError::go_on);

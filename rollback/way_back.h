@@ -47,7 +47,8 @@ struct Plan {
   diff::TreePlan tree;
   std::vector<std::optional<TaskPlan>> tasks;  // as Living::tasks
   diff::DescriptorPlan descriptors;
-  std::vector<model::Pid> pids;                // of the snapshot's tasks
+  std::vector<diff::Refusal> forks;  // tasks that nobody can fork as they were
+  std::vector<model::Pid> pids;      // of the snapshot's tasks
 
   [[nodiscard]] std::vector<diff::Refusal> refusals() const;
   [[nodiscard]] std::vector<diff::Difference> differences() const;
@@ -61,8 +62,8 @@ Plan make_plan(Stay& stay, const Snapshot& wanted, const Living& living, const m
 
 // What a way back has done, for the engine.
 struct Passage {
-  bool committed = false;  // behind the point of no return
-  bool broken = false;     // ... and the kernel has broken it off: no task may run again
+  bool committed = false;     // behind the point of no return
+  bool broken = false;        // ... and the kernel has broken it off: no task may run again
   bool irreversible = false;  // a living task was killed so that its number is free: a failure cannot be undone
 };
 

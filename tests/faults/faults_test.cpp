@@ -16,6 +16,7 @@
 #include "base/fault.h"
 #include "faults/kinds_victim.h"
 #include "faults/likeness.h"
+#include "faults/tree_victim.h"
 #include "faults/victim.h"
 #include "rollback/engine.h"
 
@@ -74,8 +75,12 @@ class Subject {
 
 class FaultsTest : public ::testing::TestWithParam<RunVictim> {};
 
-INSTANTIATE_TEST_SUITE_P(Of, FaultsTest, ::testing::Values(testing::run_victim, testing::run_kinds_victim),
-                         [](const auto& victim) { return victim.index == 0 ? "AProgram" : "EveryKindOfDescriptor"; });
+INSTANTIATE_TEST_SUITE_P(Of, FaultsTest,
+                         ::testing::Values(testing::run_victim, testing::run_kinds_victim, testing::run_tree_victim),
+                         [](const auto& victim) {
+                           constexpr const char* kNames[] = {"AProgram", "EveryKindOfDescriptor", "AFamily"};
+                           return std::string(kNames[victim.index]);
+                         });
 
 TEST_P(FaultsTest, EveryFailureLeavesTheTaskAsItWas) {
   const Subject subject(GetParam());

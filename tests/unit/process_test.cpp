@@ -234,8 +234,7 @@ TEST(PlanProcessTest, AnotherNamespaceIsRefused) {
 TEST(ParseChildrenTest, ReadsPids) {
   EXPECT_THAT(task::parse_children("12 345 ").value(), ElementsAre(model::Pid{12}, model::Pid{345}));
   EXPECT_THAT(task::parse_children("").value(), IsEmpty());
-  for (const char* bad : {"x", "12 -1", "0", "99999999999"})
-    EXPECT_FALSE(task::parse_children(bad).has_value()) << bad;
+  for (const char* bad : {"x", "12 -1", "0", "99999999999"}) EXPECT_FALSE(task::parse_children(bad).has_value()) << bad;
 }
 
 TEST(SignalNameTest, CoversAllNumbers) {
