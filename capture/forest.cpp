@@ -104,7 +104,7 @@ Result<model::Forest> read_forest(task::FrozenTree& tree) {
     TreeTask task = RELIVE_TRY(read_tree_task(zombie.pid));
     task.state = model::TaskState::zombie;
     task.status = zombie.status;
-    forest.tasks.push_back(std::move(task));
+    forest.tasks.push_back(task);
   }
   std::ranges::sort(forest.tasks, {}, &TreeTask::pid);
   return forest;

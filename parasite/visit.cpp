@@ -576,7 +576,6 @@ Result<void> Visit::create_thread(Tid tid, std::uint64_t fs_base, TaskAddress cl
 Result<void> Visit::record_end_of(RemoteFd handle, const Fork& fork) {
   const auto number = static_cast<std::uint64_t>(handle.value);
   RELIVE_TRY(record_undo("close the handle", SYS_close, {number}));
-  if (fork.takes_place_of_zombie) return {};
   if (fork.exit_signal != 0 && !fork.child_signal_pending) {
     const std::uint64_t only = bit_of(fork.exit_signal);
     constexpr timespec kNow{};
@@ -584,6 +583,9 @@ Result<void> Visit::record_end_of(RemoteFd handle, const Fork& fork) {
         "take the signal of the child's end", SYS_rt_sigtimedwait,
         {RELIVE_TRY(arena().put_value(only)).value, 0, RELIVE_TRY(arena().put_value(kNow)).value, sizeof only}));
   }
+  if (fork.takes_place_of_zombie)  // it ends by itself, and stays one
+    return record_undo(fmt::format("wait until task {} has ended", fork.pid.value), SYS_waitid,
+                       {P_PID, static_cast<std::uint64_t>(fork.pid.value), 0, WEXITED | WNOWAIT | __WALL, 0});
   RELIVE_TRY(record_undo(fmt::format("wait for task {}", fork.pid.value), SYS_wait4,
                          {static_cast<std::uint64_t>(fork.pid.value), 0, __WALL, 0}));
   return record_undo(fmt::format("kill task {}", fork.pid.value), SYS_pidfd_send_signal, {number, SIGKILL, 0, 0});

@@ -75,12 +75,13 @@ class Subject {
 
 class FaultsTest : public ::testing::TestWithParam<RunVictim> {};
 
+std::string name_of(const ::testing::TestParamInfo<RunVictim>& victim) {
+  if (victim.param == testing::run_tree_victim) return "AFamily";
+  return victim.param == testing::run_victim ? "AProgram" : "EveryKindOfDescriptor";
+}
 INSTANTIATE_TEST_SUITE_P(Of, FaultsTest,
                          ::testing::Values(testing::run_victim, testing::run_kinds_victim, testing::run_tree_victim),
-                         [](const auto& victim) {
-                           constexpr const char* kNames[] = {"AProgram", "EveryKindOfDescriptor", "AFamily"};
-                           return std::string(kNames[victim.index]);
-                         });
+                         name_of);
 
 TEST_P(FaultsTest, EveryFailureLeavesTheTaskAsItWas) {
   const Subject subject(GetParam());
