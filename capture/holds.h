@@ -14,7 +14,7 @@ struct FileHolds {
   std::map<std::size_t, UniqueFd> open_files;  // index in the snapshot's DescriptorTable::open_files
   std::map<std::size_t, UniqueFd> references;  // the same, O_PATH: of what is opened anew; of a unix socket with a
                                                // relative name: where that counts from
-  std::map<std::size_t, UniqueFd> contents;  // the same: copies of what memfds held
+  std::map<std::size_t, UniqueFd> contents;    // the same: copies of what memfds held
 };
 
 // Of one task.
