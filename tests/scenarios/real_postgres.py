@@ -116,7 +116,8 @@ class Postgres:
         while True:
             pids = harness.descendants(self.pid)
             for pid in pids:
-                send(pid, signal.SIGSTOP)
+                if not stands(pid):  # a second SIGSTOP would stay pending
+                    send(pid, signal.SIGSTOP)
             harness.wait_until("all stand", lambda: all(stands(pid) for pid in pids))
             if harness.descendants(self.pid) == pids:
                 return
