@@ -13,12 +13,14 @@
 #include <csignal>
 #include <cstring>
 
+#include "apply/addressed_sockets.h"
 #include "apply/file_maker.h"
 #include "apply/locks.h"
 #include "apply/memory_file.h"
 #include "apply/message_queue.h"
 #include "apply/pipes.h"
 #include "apply/self_contained.h"
+#include "apply/socket_options.h"
 #include "apply/sockets.h"
 #include "apply/terminals.h"
 
@@ -124,11 +126,11 @@ class Executor {
   Result<void> operator()(const diff::MakeSocket& op) { return carry_out(maker_, wanted_, op); }
   Result<void> operator()(const diff::MakeSocketPair& op) { return carry_out(maker_, wanted_, op); }
   Result<void> operator()(const diff::MakeConnection& op) { return carry_out(maker_, wanted_, op); }
-  Result<void> operator()(const diff::RefillConnection& op) { return carry_out(maker_, wanted_, op); }
   Result<void> operator()(const diff::MakeHungUp& op) { return carry_out(maker_, wanted_, op); }
   Result<void> operator()(const diff::ConnectSocket& op) { return carry_out(maker_, wanted_, op); }
   Result<void> operator()(const diff::FillSocket& op) { return carry_out(maker_, wanted_, op); }
   Result<void> operator()(const diff::SetOption& op) { return carry_out(maker_, op); }
+  Result<void> operator()(const diff::MoveSocket& op) { return carry_out(maker_, wanted_, living_, op); }
 
   // ---------------------------------------------------------------- the commit program
   Result<void> operator()(const diff::Unwatch& op) {

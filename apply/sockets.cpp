@@ -15,11 +15,14 @@
 #include <optional>
 #include <utility>
 
+#include "apply/addressed_sockets.h"
 #include "apply/hung_up.h"
 #include "apply/repaired_pair.h"
+#include "apply/socket_options.h"
 #include "base/fault.h"
 #include "capture/descriptors.h"
 #include "capture/sockets.h"
+#include "diff/socket_options.h"
 
 namespace relive::apply {
 
@@ -52,19 +55,6 @@ Result<std::pair<RemoteFd, RemoteFd>> make_pair(FileMaker& maker, int type) {
   return maker.make_two("socket pair", SYS_socketpair, [type](std::uint64_t there) {
     return std::array<std::uint64_t, 4>{AF_UNIX, static_cast<std::uint64_t>(type) | SOCK_CLOEXEC, 0, there};
   });
-}
-
-// Sets, on a duplicate of ours, the options in which a new socket differs from the wanted one.
-Result<void> set_options(int ours, const Socket& socket) {
-  const auto fresh = capture::read_socket_options(ours, socket.family, socket.type);
-  for (const model::SocketOption& option : socket.options) {
-    if (std::ranges::find(fresh, option) != fresh.end()) continue;
-    if (::setsockopt(ours, option.level, option.name, option.value.data(),
-                     static_cast<socklen_t>(option.value.size())) != 0) {
-      return fail_errno("setsockopt", fmt::format("option {}/{} of a new socket", option.level, option.name));
-    }
-  }
-  return {};
 }
 
 Result<void> address_error(const Socket& socket, std::string_view call, int error) {
@@ -208,11 +198,11 @@ RemoteFd number_then(const DescriptorTable& wanted, std::size_t file) {
   return found == wanted.descriptors.end() ? RemoteFd{-1} : found->fd;
 }
 
-bool has_no_delay(const Socket& socket) {
-  return std::ranges::any_of(socket.options, [](const model::SocketOption& option) {
-    return option.level == IPPROTO_TCP && option.name == TCP_NODELAY &&
-           std::ranges::any_of(option.value, [](std::byte byte) { return byte != std::byte{0}; });
-  });
+Result<void> set_no_delay(FileMaker& maker, RemoteFd fd, int value) {
+  const auto at = RELIVE_TRY(maker.visit().arena().put_value(value));
+  maker.commit(fmt::format("setsockopt {} TCP_NODELAY {}", fd.value, value), SYS_setsockopt,
+               {FileMaker::number(fd), IPPROTO_TCP, TCP_NODELAY, at.value, sizeof value});
+  return {};
 }
 
 // Our sockets belong to our network namespace.
@@ -242,6 +232,7 @@ Result<void> carry_out(FileMaker& maker, const DescriptorTable& wanted, const di
                       static_cast<std::uint64_t>(socket.protocol)}));
   const UniqueFd ours = RELIVE_TRY(maker.borrow(op.file));
   RELIVE_TRY(set_options(ours.get(), socket));
+  if (model::is_addressed(socket)) return settle_addressed(ours.get(), socket);
   if (!is_named(socket)) return {};
   return socket.family == AF_UNIX ? bind_unix(maker, maker.spare(op.file), socket) : bind_tcp(ours.get(), socket);
 }
@@ -281,27 +272,6 @@ Result<void> carry_out(FileMaker& maker, const DescriptorTable& wanted, const di
   return maker.give(op.second, pair->second.get());
 }
 
-Result<void> carry_out(FileMaker& maker, const DescriptorTable& wanted, const diff::RefillConnection& op) {
-  const std::vector<std::byte> bytes = model::bytes_of(socket_of(wanted, op.file).unread);
-  RELIVE_TRY(maker.drain(op.reader, wanted.open_files.at(op.file).status_flags));
-  if (bytes.empty()) return {};
-  const auto there = RELIVE_TRY(maker.visit().arena().put(bytes));
-  // Without Nagle's delay, whatever is not acknowledged yet: what was unread is to be there when the program looks.
-  const auto set_nodelay = [&](int value) -> Result<void> {
-    const auto at = RELIVE_TRY(maker.visit().arena().put_value(value));
-    maker.commit(fmt::format("setsockopt {} TCP_NODELAY {}", op.writer.value, value), SYS_setsockopt,
-                 {FileMaker::number(op.writer), IPPROTO_TCP, TCP_NODELAY, at.value, sizeof value});
-    return {};
-  };
-  const auto sender = std::ranges::find(wanted.descriptors, op.writer, &model::Descriptor::fd);
-  const bool no_delay = has_no_delay(socket_of(wanted, sender->open_file));
-  if (!no_delay) RELIVE_TRY(set_nodelay(1));
-  // Never short: the connection is empty by now, and diff::kMostRefilled fits into any (diff/sockets.cpp).
-  maker.commit(fmt::format("send {} bytes from {} to {}", bytes.size(), op.writer.value, op.reader.value), SYS_sendto,
-               {FileMaker::number(op.writer), there.value, bytes.size(), MSG_DONTWAIT | MSG_NOSIGNAL, 0, 0});
-  return no_delay ? Result<void>{} : set_nodelay(0);
-}
-
 Result<void> carry_out(FileMaker& maker, const DescriptorTable& wanted, const diff::MakeHungUp& op) {
   const Socket& socket = socket_of(wanted, op.file);
   if (socket.family != AF_UNIX || socket.state != SocketState::hung_up) {
@@ -337,6 +307,7 @@ Result<void> carry_out(FileMaker& maker, const DescriptorTable& wanted, const di
 Result<void> carry_out(FileMaker& maker, const DescriptorTable& wanted, const diff::FillSocket& op) {
   RELIVE_TRY(fault_point("fill a socket"));
   const Socket& socket = socket_of(wanted, op.file);
+  if (model::is_addressed(socket)) return fill_addressed(maker, wanted, op);
   struct stat status{};
   const UniqueFd ours = RELIVE_TRY(maker.borrow(op.file));
   if (::fstat(ours.get(), &status) != 0) return fail_errno("fstat", "socket");
@@ -357,6 +328,7 @@ Result<void> carry_out(FileMaker& maker, const DescriptorTable& wanted, const di
 Result<void> carry_out(FileMaker& maker, const DescriptorTable& wanted, const DescriptorTable& living,
                        const diff::RefillSocket& op) {
   const Socket& socket = socket_of(wanted, op.file);
+  if (model::is_addressed(socket)) return refill_addressed(maker, wanted, living, op);
   const auto& there = std::get<Socket>(living.open_files.at(op.living).object);
   std::optional<RemoteFd> nobody;
   for (std::size_t at = 0; at < socket.unread.size(); ++at) {
@@ -367,33 +339,24 @@ Result<void> carry_out(FileMaker& maker, const DescriptorTable& wanted, const De
     const auto data = RELIVE_TRY(maker.visit().arena().put(bytes));
     const auto name = RELIVE_TRY(maker.visit().arena().put(socket.local));
     const bool by_name = sender && !to_peer;
+    // Without Nagle's delay, whatever is not acknowledged yet: it is to be there when the program looks.
+    const bool tcp = socket.family != AF_UNIX;
+    const bool hurry = tcp && !diff::is_set(socket_of(wanted, *sender), IPPROTO_TCP, TCP_NODELAY);
+    if (hurry) RELIVE_TRY(set_no_delay(maker, number_then(wanted, *sender), 1));
     // Never blocks: the socket is empty by now (EmptySocket), and this fits (diff/sockets.cpp).
     maker.commit("send an unread message again", SYS_sendto,
                  {FileMaker::number(sender ? number_then(wanted, *sender) : *nobody), data.value, bytes.size(),
                   MSG_DONTWAIT | MSG_NOSIGNAL, by_name ? name.value : 0, by_name ? socket.local.size() : 0});
+    if (hurry) RELIVE_TRY(set_no_delay(maker, number_then(wanted, *sender), 0));
   }
   return {};
 }
 
 Result<void> carry_out(FileMaker& maker, const diff::ShutDown& op) {
-  maker.commit(fmt::format("shutdown {}", op.fd.value), SYS_shutdown,
-               {FileMaker::number(op.fd), static_cast<std::uint64_t>(op.how - 1)});
-  return {};
-}
-
-Result<void> carry_out(FileMaker& maker, const diff::SetOption& op) {
-  RELIVE_TRY(fault_point("socket option"));
-  parasite::Visit& visit = maker.visit();
-  const auto level = static_cast<std::uint64_t>(op.option.level);
-  const auto name = static_cast<std::uint64_t>(op.option.name);
-  if (!op.living.empty()) {
-    const auto before = RELIVE_TRY(visit.arena().put(op.living));
-    RELIVE_TRY(visit.record_undo("setsockopt back", SYS_setsockopt,
-                                 {FileMaker::number(op.from), level, name, before.value, op.living.size()}));
-  }
-  const auto there = RELIVE_TRY(visit.arena().put(op.option.value));
-  RELIVE_TRY(visit.syscall(fmt::format("setsockopt {} {}/{}", op.from.value, level, name), SYS_setsockopt,
-                           {FileMaker::number(op.from), level, name, there.value, op.option.value.size()}));
+  // Of a UDP socket that is connected to nobody it says ENOTCONN, and does it (inet_shutdown(), net/ipv4/af_inet.c).
+  maker.workshop().commit.syscall(fmt::format("shutdown {}", op.fd.value), SYS_shutdown,
+                                  {FileMaker::number(op.fd), static_cast<std::uint64_t>(op.how - 1)},
+                                  Program::OnError::go_on);
   return {};
 }
 

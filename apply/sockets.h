@@ -21,13 +21,10 @@ Result<void> carry_out(FileMaker& maker, const model::DescriptorTable& wanted, c
 // What joins sockets of the task with each other: when all have been made.
 Result<void> carry_out(FileMaker& maker, const model::DescriptorTable& wanted, const diff::ConnectSocket& op);
 Result<void> carry_out(FileMaker& maker, const model::DescriptorTable& wanted, const diff::FillSocket& op);
-// On a living socket, with its inverse in the undo log.
-Result<void> carry_out(FileMaker& maker, const diff::SetOption& op);
 // Commit operations. A RefillSocket is prepared as well: whoever is to send must find the socket by its name now.
 Result<void> carry_out(FileMaker& maker, const model::DescriptorTable& wanted, const model::DescriptorTable& living,
                        const diff::RefillSocket& op);
 Result<void> carry_out(FileMaker& maker, const diff::ShutDown& op);
-Result<void> carry_out(FileMaker& maker, const model::DescriptorTable& wanted, const diff::RefillConnection& op);
 Result<void> carry_out(FileMaker& maker, const diff::Listen& op);
 
 }  // namespace relive::apply

@@ -82,6 +82,7 @@ class Reader {
     RELIVE_TRY(complete_unix_sockets(survey));
     complete_terminals(survey);
     RELIVE_TRY(complete_tcp_pairs(survey));
+    RELIVE_TRY(complete_addressed_sockets(survey));
     RELIVE_TRY(find_in_snapshot());
     return std::move(table_);
   }

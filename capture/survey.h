@@ -24,6 +24,8 @@ Result<void> complete_unix_sockets(const Survey& survey);
 // TCP connections from the task to itself, both ends established and nothing under way: each other's inode and the
 // unread bytes. Others count as connections to a peer outside.
 Result<void> complete_tcp_pairs(const Survey& survey);
+// UDP and its like: unread datagrams, multicast groups, shutdown, a pending error.
+Result<void> complete_addressed_sockets(const Survey& survey);
 
 // Which pseudo-terminals have both ends in the task.
 void complete_terminals(const Survey& survey);

@@ -51,6 +51,12 @@ constexpr KindRule kKindRules[] = {
      "name, peer, unread messages with their senders, options, shutdown",
      "what a peer outside has sent to a connected one",
      "made anew, with its messages; refused if its name was taken, or if only a sender outside could send one again"},
+    {"UDP socket (IPv4, IPv6; UDP-Lite, too)",
+     "address, peer, multicast groups with their source filters, options, unread datagrams with their senders; what "
+     "came since is thrown away, also an error that is pending since",
+     "",
+     "made anew, with its datagrams; refused if its address was taken, or if only a sender outside could send one "
+     "again"},
     {"TCP connection inside the task", "unread bytes, options", "bytes under way, a half that was closed since",
      "both ends closed: made anew with its addresses and bytes (TCP repair; without CAP_NET_ADMIN both are gone); one: "
      "gone"},

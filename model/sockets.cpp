@@ -30,6 +30,7 @@ std::string_view state_text(SocketState state) {
 }
 
 std::string_view kind_of(const Socket& socket) {
+  if (is_addressed(socket)) return socket.protocol == IPPROTO_UDPLITE ? "UDP-Lite socket" : "UDP socket";
   if (socket.family != AF_UNIX) return "socket";
   switch (socket.type) {
     case SOCK_DGRAM:
@@ -66,6 +67,17 @@ Words words(const Socket& socket) {
   if (!socket.local.empty()) text += " " + address_text(socket.local);
   if (!socket.peer.empty()) text += " <-> " + address_text(socket.peer);
   return {.kind = std::string(kind_of(socket)), .detail = std::move(text), .phrase = phrase_of(socket)};
+}
+
+bool is_addressed(const Socket& socket) { return socket.family != AF_UNIX && socket.type != SOCK_STREAM; }
+
+std::uint16_t port_of(std::span<const std::byte> address) {
+  sa_family_t family = AF_UNSPEC;
+  in_port_t port = 0;  // at the same place in sockaddr_in and sockaddr_in6
+  if (address.size() < sizeof(sockaddr_in)) return 0;
+  std::memcpy(&family, address.data(), sizeof family);
+  std::memcpy(&port, address.data() + offsetof(sockaddr_in, sin_port), sizeof port);
+  return family == AF_INET || family == AF_INET6 ? ntohs(port) : 0;
 }
 
 std::vector<std::byte> bytes_of(std::span<const Message> messages) {

@@ -11,7 +11,7 @@
 
 namespace relive::model {
 
-// An option as setsockopt(2) takes it.
+// An option as setsockopt(2) takes it. SO_ATTACH_FILTER has the filter's instructions as its value, none for no filter.
 struct SocketOption {
   int level = 0;
   int name = 0;
@@ -37,7 +37,16 @@ struct Message {
   bool operator==(const Message&) const = default;
 };
 
-// A socket: TCP over IPv4 or IPv6; unix, of all three types.
+// A group that a socket has joined.
+struct Membership {
+  int level = 0;                 // IPPROTO_IP, IPPROTO_IPV6
+  std::vector<std::byte> group;  // as the option that joins it takes it: group_req (MCAST_JOIN_GROUP)
+  bool excludes = true;          // everybody but `sources` is heard; else nobody but them
+  std::vector<std::vector<std::byte>> sources = {};  // sockaddr_storage each
+  bool operator==(const Membership&) const = default;
+};
+
+// A socket: TCP, UDP or UDP-Lite over IPv4 or IPv6; unix, of all three types.
 struct Socket {
   std::uint64_t inode = 0;
   int family = 0;
@@ -48,14 +57,19 @@ struct Socket {
   std::vector<std::byte> peer;
   int backlog = 0;
   std::uint64_t peer_inode = 0;  // whom it is connected to, when that is a socket of this task; else 0
-  int shutdown = 0;              // RCV_SHUTDOWN 1, SEND_SHUTDOWN 2, as sock_diag(7) tells it; of unix sockets, and 0 of
-                                 // a stream whose peer is outside
+  int shutdown = 0;              // RCV_SHUTDOWN 1, SEND_SHUTDOWN 2, as sock_diag(7) tells it; of unix and datagram
+                                 // sockets, and 0 of a stream whose peer is outside
   std::vector<Message> unread;   // not captured of what a peer outside sends through a connection
-  bool reset = false;            // of unix sockets: ECONNRESET is pending, the peer has closed without reading all
+  bool reset = false;            // an error is pending; of unix sockets: the peer has closed without reading all
   std::vector<SocketOption> options;
+  std::vector<Membership> memberships = {};  // in order
   bool operator==(const Socket&) const = default;
 };
 
+// Does it send to addresses, and know of no other socket? UDP and its like.
+[[nodiscard]] bool is_addressed(const Socket& socket);
+// Of an address of the internet families; 0 for others.
+[[nodiscard]] std::uint16_t port_of(std::span<const std::byte> address);
 // All bytes of messages in a row.
 [[nodiscard]] std::vector<std::byte> bytes_of(std::span<const Message> messages);
 Words words(const Socket& socket);

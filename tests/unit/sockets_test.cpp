@@ -3,11 +3,13 @@
 #include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <netinet/in.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 
 #include <cstring>
 
+#include "capture/memberships.h"
 #include "tests/unit/texts.h"
 
 namespace relive {
@@ -150,6 +152,133 @@ TEST(SocketPlanTest, ADatagramIsSentAgainByWhoSentIt) {
   ASSERT_NE(refill, plan.operations.end());
   EXPECT_THAT(std::get<diff::RefillSocket>(*refill).senders,
               ElementsAre(std::optional<std::size_t>(1), std::optional<std::size_t>()));
+}
+
+// --- UDP
+
+std::vector<std::byte> at(std::uint16_t port, std::uint32_t host = INADDR_LOOPBACK) {
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_port = htons(port);
+  address.sin_addr.s_addr = htonl(host);
+  const auto bytes = std::as_bytes(std::span(&address, 1));
+  return {bytes.begin(), bytes.end()};
+}
+Socket udp_socket(std::uint64_t inode, std::vector<std::byte> local, std::vector<std::byte> peer = {}) {
+  Socket socket;
+  socket.inode = inode;
+  socket.family = AF_INET;
+  socket.type = SOCK_DGRAM;
+  socket.protocol = IPPROTO_UDP;
+  socket.state = !peer.empty() ? SocketState::connected : local.empty() ? SocketState::fresh : SocketState::bound;
+  socket.local = std::move(local);
+  socket.peer = std::move(peer);
+  return socket;
+}
+model::SocketOption on(int level, int name) {
+  return {.level = level, .name = name, .value = {std::byte{1}, std::byte{0}, std::byte{0}, std::byte{0}}};
+}
+
+TEST(SocketPlanTest, DatagramsThatCameSinceAreThrownAway) {
+  const std::vector<Socket> wanted{udp_socket(1, at(70))};
+  auto living = wanted;
+  living[0].unread = {message("since", at(80))};
+  EXPECT_THAT(texts(diff::plan_descriptors(table_of(wanted), table_of(living, true))),
+              ElementsAre("socket 5: drop its unread messages"));
+}
+
+TEST(SocketPlanTest, ADatagramIsSentAgainByTheTasksOwnSocket) {
+  std::vector<Socket> wanted{udp_socket(1, at(70)), udp_socket(2, at(80, INADDR_ANY))};
+  wanted[0].unread = {message("one", at(80))};
+  auto living = wanted;
+  living[0].unread.clear();
+  EXPECT_THAT(texts(diff::plan_descriptors(table_of(wanted), table_of(living, true))),
+              ElementsAre("socket 5: drop its unread messages", "socket of file 0: put its unread messages back"));
+
+  for (const auto& option : {on(IPPROTO_UDP, 1 /* UDP_CORK */), on(SOL_SOCKET, SO_BINDTODEVICE)}) {
+    auto barred = wanted;
+    barred[1].options = {option};
+    auto now = living;
+    now[1].options = {option};
+    const auto plan = diff::plan_descriptors(table_of(barred), table_of(now, true));
+    ASSERT_THAT(plan.refusals, SizeIs(1));
+    EXPECT_THAT(plan.refusals[0].reason, HasSubstr("from 127.0.0.1:80"));
+  }
+}
+
+TEST(SocketPlanTest, NobodySendsToAGroupAgain) {
+  std::vector<Socket> wanted{udp_socket(1, at(70, 0xef010101)), udp_socket(2, at(80))};
+  wanted[0].unread = {message("one", at(80))};
+  auto living = wanted;
+  living[0].unread.clear();
+  EXPECT_THAT(diff::plan_descriptors(table_of(wanted), table_of(living, true)).refusals, SizeIs(1));
+}
+
+TEST(SocketPlanTest, ADatagramSocketThatWasConnectedSinceIsMovedBack) {
+  const std::vector<Socket> wanted{udp_socket(1, at(70, INADDR_ANY))};
+  const std::vector<Socket> living{udp_socket(1, at(70), at(90))};
+  EXPECT_THAT(texts(diff::plan_descriptors(table_of(wanted), table_of(living, true))),
+              ElementsAre("socket 5: bind and connect it as it was"));
+}
+
+TEST(SocketPlanTest, ADatagramSocketBoundOrShutDownSinceIsMadeAnew) {
+  EXPECT_THAT(texts(diff::plan_descriptors(table_of({udp_socket(1, {})}), table_of({udp_socket(1, at(70))}, true))),
+              Contains("make a socket: file 0"));
+  std::vector<Socket> living{udp_socket(1, at(70))};
+  living[0].shutdown = 1;
+  EXPECT_THAT(texts(diff::plan_descriptors(table_of({udp_socket(1, at(70))}), table_of(living, true))),
+              Contains("make a socket: file 0"));
+}
+
+TEST(SocketPlanTest, GroupsAreLeftJoinedAndFilteredInPlace) {
+  const auto group = [](std::uint8_t last) {
+    return model::Membership{.level = IPPROTO_IP,
+                             .group = std::vector<std::byte>(sizeof(group_req), std::byte{last}),
+                             .excludes = true,
+                             .sources = {}};
+  };
+  std::vector<Socket> wanted{udp_socket(1, at(70))};
+  auto living = wanted;
+  wanted[0].memberships = {group(1), group(2)};
+  living[0].memberships = {group(2), group(3)};
+  living[0].memberships[0].sources = {std::vector<std::byte>(sizeof(sockaddr_storage))};
+  const auto plan = diff::plan_descriptors(table_of(wanted), table_of(living, true));
+  std::vector<std::pair<int, std::vector<int>>> steps;  // option, and those that take it back
+  for (const auto& operation : plan.operations) {
+    const auto& set = std::get<diff::SetOption>(operation);
+    auto& back = steps.emplace_back(set.option.name, std::vector<int>{}).second;
+    for (const auto& option : set.back) back.push_back(option.name);
+  }
+  EXPECT_THAT(steps, ElementsAre(std::pair{MCAST_LEAVE_GROUP, std::vector{MCAST_JOIN_GROUP}},
+                                 std::pair{MCAST_JOIN_GROUP, std::vector{MCAST_LEAVE_GROUP}},
+                                 std::pair{MCAST_MSFILTER, std::vector{MCAST_MSFILTER}}));
+  EXPECT_THAT(plan.differences, Contains(::testing::Field(&diff::Difference::text, "its multicast groups are others")));
+}
+
+TEST(MembershipTest, ListsOfGroupsAreParsed) {
+  constexpr std::string_view kIgmp =
+      "Idx\tDevice    : Count Querier\tGroup    Users Timer\tReporter\n"
+      "1\tlo        :     2      V3\n"
+      "\t\t\t\t010801EF     1 0:00000000\t\t0\n"
+      "\t\t\t\t010000E0     1 0:00000000\t\t0\n"
+      "12\teth0      :     1      V3\n"
+      "\t\t\t\t010000E0     1 0:00000000\t\t0\n";
+  const auto four = capture::parse_igmp(kIgmp);
+  ASSERT_THAT(four, SizeIs(3));
+  group_req request{};
+  std::memcpy(&request, four[2].group.data(), sizeof request);
+  EXPECT_EQ(request.gr_interface, 12U);
+  std::memcpy(&request, four[0].group.data(), sizeof request);
+  EXPECT_EQ(request.gr_interface, 1U);
+  EXPECT_EQ(reinterpret_cast<const sockaddr_in*>(&request.gr_group)->sin_addr.s_addr, htonl(0xef010801));
+
+  const auto six = capture::parse_igmp6("3    eth0            ff02000000000000000000000000000a     1 0000000C 0\nx\n");
+  ASSERT_THAT(six, SizeIs(1));
+  std::memcpy(&request, six[0].group.data(), sizeof request);
+  EXPECT_EQ(request.gr_interface, 3U);
+  EXPECT_EQ(reinterpret_cast<const sockaddr_in6*>(&request.gr_group)->sin6_addr.s6_addr[15], 10);
+  for (const std::string_view odd : {"", "\n", "\t\n", "header\n\t\t\tGG\n", "header\n1\n\t\t\t"})
+    EXPECT_THAT(capture::parse_igmp(odd), IsEmpty());
 }
 
 TEST(SocketPlanTest, WhoWaitedToBeAcceptedByTheTaskItselfIsTold) {

@@ -78,9 +78,16 @@ static void become(unsigned kind) {
     case 2:
       MUST(open("/proc/self/ns/net", O_RDONLY));
       break;
-    case 3:
-      MUST(socket(AF_INET, SOCK_DGRAM, 0));
+    case 3: {  // half a datagram
+      struct sockaddr_in self = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+      socklen_t size = sizeof self;
+      const int fd = MUST(socket(AF_INET, SOCK_DGRAM, 0));
+      MUST(bind(fd, (struct sockaddr*)&self, size));
+      MUST(getsockname(fd, (struct sockaddr*)&self, &size));
+      MUST(connect(fd, (struct sockaddr*)&self, size));
+      MUST(send(fd, "x", 1, MSG_MORE));
       break;
+    }
     case 4:
       unlink("fifo");
       MUST(mkfifo("fifo", 0600));
