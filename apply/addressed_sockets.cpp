@@ -39,16 +39,10 @@ RemoteFd number_then(const DescriptorTable& wanted, std::size_t file) {
   return found == wanted.descriptors.end() ? RemoteFd{-1} : found->fd;
 }
 
-std::vector<std::byte> name_of(int ours, int (*call)(int, sockaddr*, socklen_t*)) {
-  sockaddr_storage storage{};
-  socklen_t size = sizeof storage;
-  if (call(ours, reinterpret_cast<sockaddr*>(&storage), &size) != 0) return {};
-  const auto* const bytes = reinterpret_cast<const std::byte*>(&storage);
-  return {bytes, bytes + std::min<std::size_t>(size, sizeof storage)};
-}
 bool stands_at(int ours, const Socket& socket) {
-  return name_of(ours, [](int s, sockaddr* a, socklen_t* n) { return ::getsockname(s, a, n); }) == socket.local &&
-         name_of(ours, [](int s, sockaddr* a, socklen_t* n) { return ::getpeername(s, a, n); }) == socket.peer;
+  const auto peer = capture::peer_address(ours);
+  const bool untold = socket.protocol == IPPROTO_ICMP || socket.protocol == IPPROTO_ICMPV6;  // a peer without a port
+  return capture::own_address(ours) == socket.local && (untold || peer == socket.peer);
 }
 
 // What brings a socket from one address and peer to another. Connecting to nobody (AF_UNSPEC, connect(2)) gives up an
@@ -61,7 +55,7 @@ std::vector<Step> way_to(const Socket& to, const Socket& from) {
   std::vector<Step> steps;
   if (to.local != from.local || to.peer.empty()) {
     steps.push_back({SYS_connect, std::vector<std::byte>(sizeof(sockaddr), std::byte{0})});
-    steps.push_back({SYS_bind, to.local});
+    if (to.family != AF_NETLINK) steps.push_back({SYS_bind, to.local});  // it would leave groups there
   }
   if (!to.peer.empty()) steps.push_back({SYS_connect, to.peer});
   return steps;
@@ -154,16 +148,17 @@ Result<void> check_source(FileMaker& maker, const Socket& sender, const model::M
 }  // namespace
 
 Result<void> settle_addressed(int ours, const Socket& socket) {
+  if (socket.state != SocketState::fresh && ::bind(ours, reinterpret_cast<const sockaddr*>(socket.local.data()),
+                                                   static_cast<socklen_t>(socket.local.size())) != 0) {
+    const int error = errno;
+    const std::string address = model::address_text(socket.local);
+    if (error != EADDRINUSE && error != EADDRNOTAVAIL && error != ENODEV) return fail_errno("bind", address, error);
+    return fail(ErrorKind::refused, fmt::format("the address {} of a socket that was closed since is {}", address,
+                                                error == EADDRINUSE ? "taken by another socket" : "no longer there"));
+  }
   for (const model::Membership& membership : socket.memberships)
     for (const model::SocketOption& option : diff::joining(membership)) RELIVE_TRY(set_option(ours, option));
-  if (socket.state == SocketState::fresh) return {};
-  if (::bind(ours, reinterpret_cast<const sockaddr*>(socket.local.data()),
-             static_cast<socklen_t>(socket.local.size())) == 0)
-    return {};
-  if (errno != EADDRINUSE && errno != EADDRNOTAVAIL) return fail_errno("bind", model::address_text(socket.local));
-  return fail(ErrorKind::refused,
-              fmt::format("the address {} of a socket that was closed since is {}", model::address_text(socket.local),
-                          errno == EADDRINUSE ? "taken by another socket" : "no longer there"));
+  return {};
 }
 
 Result<void> carry_out(FileMaker& maker, const DescriptorTable& wanted, const DescriptorTable& living,

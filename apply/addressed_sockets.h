@@ -1,4 +1,5 @@
-// Putting back sockets that send to addresses (model::is_addressed): UDP and its like. Part of apply/sockets.h.
+// Putting back sockets that send to addresses (model::is_addressed): UDP, raw, netlink and packet sockets.
+// Part of apply/sockets.h.
 #pragma once
 
 #include <cstddef>
@@ -10,7 +11,7 @@
 
 namespace relive::apply {
 
-// A new socket of which `ours` is a duplicate: its groups, its address.
+// A new socket of which `ours` is a duplicate: its address, its groups.
 // Errors: refused (the address is taken or gone).
 Result<void> settle_addressed(int ours, const model::Socket& socket);
 

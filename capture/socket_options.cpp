@@ -1,4 +1,8 @@
 // The options of a socket that relive puts back.
+#include <linux/icmp.h>
+#include <linux/if_packet.h>
+#include <linux/netlink.h>
+#include <netinet/icmp6.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <netinet/udp.h>
@@ -28,8 +32,22 @@ constexpr int kReceiveError6Rfc4884 = 31;  // IPV6_RECVERR_RFC4884
 constexpr int kLocalPortRange = 51;        // IP_LOCAL_PORT_RANGE, Linux 6.3
 constexpr int kSentCoverage = 10;          // UDPLITE_SEND_CSCOV, UDPLITE_RECV_CSCOV: udplite(7)
 constexpr int kReceivedCoverage = 11;
+constexpr int kNoFragments = 22;        // IP_NODEFRAG
+constexpr int kHeaderIncluded6 = 36;    // IPV6_HDRINCL, Linux 4.5
+constexpr int kVirtualHeaderSize = 24;  // PACKET_VNET_HDR_SZ, Linux 6.5
 
-enum class Of : std::uint8_t { every, unix_domain, internet, ipv6, tcp, addressed };  // sockets
+enum class Of : std::uint8_t {  // sockets
+  every,
+  unix_domain,
+  internet,  // whatever is not unix
+  ipv6,
+  tcp,
+  addressed,  // of them, UDP, raw, netlink and packet sockets
+  datagram,   // UDP and raw
+  raw,
+  netlink,
+  packet,
+};
 struct OptionName {
   int level;
   int name;
@@ -72,66 +90,90 @@ constexpr OptionName kOptions[] = {
     {SOL_SOCKET, SO_TXTIME, Of::addressed},
     {SOL_SOCKET, SO_MAX_PACING_RATE, Of::addressed},
     {SOL_SOCKET, SO_BUSY_POLL, Of::addressed},
-    {IPPROTO_IP, IP_TTL, Of::addressed},
-    {IPPROTO_IP, IP_OPTIONS, Of::addressed},
-    {IPPROTO_IP, IP_MTU_DISCOVER, Of::addressed},
-    {IPPROTO_IP, IP_RECVERR, Of::addressed},
-    {IPPROTO_IP, kReceiveErrorRfc4884, Of::addressed},
-    {IPPROTO_IP, IP_PKTINFO, Of::addressed},
-    {IPPROTO_IP, IP_RECVTTL, Of::addressed},
-    {IPPROTO_IP, IP_RECVTOS, Of::addressed},
-    {IPPROTO_IP, IP_RECVOPTS, Of::addressed},
-    {IPPROTO_IP, IP_RETOPTS, Of::addressed},
-    {IPPROTO_IP, IP_PASSSEC, Of::addressed},
-    {IPPROTO_IP, IP_RECVORIGDSTADDR, Of::addressed},
-    {IPPROTO_IP, IP_RECVFRAGSIZE, Of::addressed},
-    {IPPROTO_IP, IP_CHECKSUM, Of::addressed},
-    {IPPROTO_IP, IP_MINTTL, Of::addressed},
-    {IPPROTO_IP, IP_TRANSPARENT, Of::addressed},
-    {IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, Of::addressed},
-    {IPPROTO_IP, kLocalPortRange, Of::addressed},
-    {IPPROTO_IP, IP_UNICAST_IF, Of::addressed},
-    {IPPROTO_IP, IP_MULTICAST_IF, Of::addressed},
-    {IPPROTO_IP, IP_MULTICAST_TTL, Of::addressed},
-    {IPPROTO_IP, IP_MULTICAST_LOOP, Of::addressed},
-    {IPPROTO_IP, IP_MULTICAST_ALL, Of::addressed},
-    {IPPROTO_IPV6, IPV6_UNICAST_HOPS, Of::addressed},
-    {IPPROTO_IPV6, IPV6_MTU_DISCOVER, Of::addressed},
-    {IPPROTO_IPV6, IPV6_DONTFRAG, Of::addressed},
-    {IPPROTO_IPV6, IPV6_AUTOFLOWLABEL, Of::addressed},
-    {IPPROTO_IPV6, IPV6_ADDR_PREFERENCES, Of::addressed},
-    {IPPROTO_IPV6, IPV6_RECVERR, Of::addressed},
-    {IPPROTO_IPV6, kReceiveError6Rfc4884, Of::addressed},
-    {IPPROTO_IPV6, IPV6_RECVPKTINFO, Of::addressed},
-    {IPPROTO_IPV6, IPV6_RECVHOPLIMIT, Of::addressed},
-    {IPPROTO_IPV6, IPV6_RECVTCLASS, Of::addressed},
-    {IPPROTO_IPV6, IPV6_RECVRTHDR, Of::addressed},
-    {IPPROTO_IPV6, IPV6_RECVHOPOPTS, Of::addressed},
-    {IPPROTO_IPV6, IPV6_RECVDSTOPTS, Of::addressed},
-    {IPPROTO_IPV6, IPV6_RECVPATHMTU, Of::addressed},
-    {IPPROTO_IPV6, IPV6_RECVORIGDSTADDR, Of::addressed},
-    {IPPROTO_IPV6, IPV6_RECVFRAGSIZE, Of::addressed},
-    {IPPROTO_IPV6, IPV6_2292PKTINFO, Of::addressed},
-    {IPPROTO_IPV6, IPV6_2292HOPLIMIT, Of::addressed},
-    {IPPROTO_IPV6, IPV6_2292RTHDR, Of::addressed},
-    {IPPROTO_IPV6, IPV6_2292HOPOPTS, Of::addressed},
-    {IPPROTO_IPV6, IPV6_2292DSTOPTS, Of::addressed},
-    {IPPROTO_IPV6, IPV6_MINHOPCOUNT, Of::addressed},
-    {IPPROTO_IPV6, IPV6_TRANSPARENT, Of::addressed},
-    {IPPROTO_IPV6, IPV6_FREEBIND, Of::addressed},
-    {IPPROTO_IPV6, IPV6_UNICAST_IF, Of::addressed},
-    {IPPROTO_IPV6, IPV6_MULTICAST_IF, Of::addressed},
-    {IPPROTO_IPV6, IPV6_MULTICAST_HOPS, Of::addressed},
-    {IPPROTO_IPV6, IPV6_MULTICAST_LOOP, Of::addressed},
-    {IPPROTO_IPV6, IPV6_MULTICAST_ALL, Of::addressed},
-    {IPPROTO_UDP, UDP_CORK, Of::addressed},
-    {IPPROTO_UDP, UDP_ENCAP, Of::addressed},
-    {IPPROTO_UDP, UDP_NO_CHECK6_TX, Of::addressed},
-    {IPPROTO_UDP, UDP_NO_CHECK6_RX, Of::addressed},
-    {IPPROTO_UDP, UDP_SEGMENT, Of::addressed},
-    {IPPROTO_UDP, UDP_GRO, Of::addressed},
-    {IPPROTO_UDPLITE, kSentCoverage, Of::addressed},
-    {IPPROTO_UDPLITE, kReceivedCoverage, Of::addressed},
+    {IPPROTO_IP, IP_TTL, Of::datagram},
+    {IPPROTO_IP, IP_OPTIONS, Of::datagram},
+    {IPPROTO_IP, IP_MTU_DISCOVER, Of::datagram},
+    {IPPROTO_IP, IP_RECVERR, Of::datagram},
+    {IPPROTO_IP, kReceiveErrorRfc4884, Of::datagram},
+    {IPPROTO_IP, IP_PKTINFO, Of::datagram},
+    {IPPROTO_IP, IP_RECVTTL, Of::datagram},
+    {IPPROTO_IP, IP_RECVTOS, Of::datagram},
+    {IPPROTO_IP, IP_RECVOPTS, Of::datagram},
+    {IPPROTO_IP, IP_RETOPTS, Of::datagram},
+    {IPPROTO_IP, IP_PASSSEC, Of::datagram},
+    {IPPROTO_IP, IP_RECVORIGDSTADDR, Of::datagram},
+    {IPPROTO_IP, IP_RECVFRAGSIZE, Of::datagram},
+    {IPPROTO_IP, IP_CHECKSUM, Of::datagram},
+    {IPPROTO_IP, IP_MINTTL, Of::datagram},
+    {IPPROTO_IP, IP_TRANSPARENT, Of::datagram},
+    {IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, Of::datagram},
+    {IPPROTO_IP, kLocalPortRange, Of::datagram},
+    {IPPROTO_IP, IP_UNICAST_IF, Of::datagram},
+    {IPPROTO_IP, IP_MULTICAST_IF, Of::datagram},
+    {IPPROTO_IP, IP_MULTICAST_TTL, Of::datagram},
+    {IPPROTO_IP, IP_MULTICAST_LOOP, Of::datagram},
+    {IPPROTO_IP, IP_MULTICAST_ALL, Of::datagram},
+    {IPPROTO_IPV6, IPV6_UNICAST_HOPS, Of::datagram},
+    {IPPROTO_IPV6, IPV6_MTU_DISCOVER, Of::datagram},
+    {IPPROTO_IPV6, IPV6_DONTFRAG, Of::datagram},
+    {IPPROTO_IPV6, IPV6_AUTOFLOWLABEL, Of::datagram},
+    {IPPROTO_IPV6, IPV6_ADDR_PREFERENCES, Of::datagram},
+    {IPPROTO_IPV6, IPV6_RECVERR, Of::datagram},
+    {IPPROTO_IPV6, kReceiveError6Rfc4884, Of::datagram},
+    {IPPROTO_IPV6, IPV6_RECVPKTINFO, Of::datagram},
+    {IPPROTO_IPV6, IPV6_RECVHOPLIMIT, Of::datagram},
+    {IPPROTO_IPV6, IPV6_RECVTCLASS, Of::datagram},
+    {IPPROTO_IPV6, IPV6_RECVRTHDR, Of::datagram},
+    {IPPROTO_IPV6, IPV6_RECVHOPOPTS, Of::datagram},
+    {IPPROTO_IPV6, IPV6_RECVDSTOPTS, Of::datagram},
+    {IPPROTO_IPV6, IPV6_RECVPATHMTU, Of::datagram},
+    {IPPROTO_IPV6, IPV6_RECVORIGDSTADDR, Of::datagram},
+    {IPPROTO_IPV6, IPV6_RECVFRAGSIZE, Of::datagram},
+    {IPPROTO_IPV6, IPV6_2292PKTINFO, Of::datagram},
+    {IPPROTO_IPV6, IPV6_2292HOPLIMIT, Of::datagram},
+    {IPPROTO_IPV6, IPV6_2292RTHDR, Of::datagram},
+    {IPPROTO_IPV6, IPV6_2292HOPOPTS, Of::datagram},
+    {IPPROTO_IPV6, IPV6_2292DSTOPTS, Of::datagram},
+    {IPPROTO_IPV6, IPV6_MINHOPCOUNT, Of::datagram},
+    {IPPROTO_IPV6, IPV6_TRANSPARENT, Of::datagram},
+    {IPPROTO_IPV6, IPV6_FREEBIND, Of::datagram},
+    {IPPROTO_IPV6, IPV6_UNICAST_IF, Of::datagram},
+    {IPPROTO_IPV6, IPV6_MULTICAST_IF, Of::datagram},
+    {IPPROTO_IPV6, IPV6_MULTICAST_HOPS, Of::datagram},
+    {IPPROTO_IPV6, IPV6_MULTICAST_LOOP, Of::datagram},
+    {IPPROTO_IPV6, IPV6_MULTICAST_ALL, Of::datagram},
+    {IPPROTO_UDP, UDP_CORK, Of::datagram},
+    {IPPROTO_UDP, UDP_ENCAP, Of::datagram},
+    {IPPROTO_UDP, UDP_NO_CHECK6_TX, Of::datagram},
+    {IPPROTO_UDP, UDP_NO_CHECK6_RX, Of::datagram},
+    {IPPROTO_UDP, UDP_SEGMENT, Of::datagram},
+    {IPPROTO_UDP, UDP_GRO, Of::datagram},
+    {IPPROTO_UDPLITE, kSentCoverage, Of::datagram},
+    {IPPROTO_UDPLITE, kReceivedCoverage, Of::datagram},
+    {IPPROTO_IP, IP_HDRINCL, Of::raw},
+    {IPPROTO_IP, kNoFragments, Of::raw},
+    {IPPROTO_IPV6, kHeaderIncluded6, Of::raw},
+    {IPPROTO_IPV6, IPV6_CHECKSUM, Of::raw},
+    {SOL_RAW, ICMP_FILTER, Of::raw},
+    {IPPROTO_ICMPV6, ICMP6_FILTER, Of::raw},
+    {SOL_NETLINK, NETLINK_PKTINFO, Of::netlink},
+    {SOL_NETLINK, NETLINK_BROADCAST_ERROR, Of::netlink},
+    {SOL_NETLINK, NETLINK_NO_ENOBUFS, Of::netlink},
+    {SOL_NETLINK, NETLINK_LISTEN_ALL_NSID, Of::netlink},
+    {SOL_NETLINK, NETLINK_CAP_ACK, Of::netlink},
+    {SOL_NETLINK, NETLINK_EXT_ACK, Of::netlink},
+    {SOL_NETLINK, NETLINK_GET_STRICT_CHK, Of::netlink},
+    {SOL_PACKET, PACKET_AUXDATA, Of::packet},
+    {SOL_PACKET, PACKET_ORIGDEV, Of::packet},
+    {SOL_PACKET, PACKET_VERSION, Of::packet},
+    {SOL_PACKET, PACKET_RESERVE, Of::packet},
+    {SOL_PACKET, PACKET_LOSS, Of::packet},
+    {SOL_PACKET, PACKET_VNET_HDR, Of::packet},
+    {SOL_PACKET, PACKET_TIMESTAMP, Of::packet},
+    {SOL_PACKET, PACKET_COPY_THRESH, Of::packet},
+    {SOL_PACKET, PACKET_QDISC_BYPASS, Of::packet},
+    {SOL_PACKET, PACKET_IGNORE_OUTGOING, Of::packet},
+    {SOL_PACKET, kVirtualHeaderSize, Of::packet},
     {IPPROTO_TCP, TCP_NODELAY, Of::tcp},
     {IPPROTO_TCP, TCP_CORK, Of::tcp},
     {IPPROTO_TCP, TCP_KEEPIDLE, Of::tcp},
@@ -144,6 +186,7 @@ constexpr OptionName kOptions[] = {
 };
 
 bool applies(Of of, int family, int type) {
+  const bool inet = family == AF_INET || family == AF_INET6;
   switch (of) {
     case Of::every:
       return true;
@@ -154,9 +197,17 @@ bool applies(Of of, int family, int type) {
     case Of::ipv6:
       return family == AF_INET6;
     case Of::tcp:
-      return family != AF_UNIX && type == SOCK_STREAM;
+      return inet && type == SOCK_STREAM;
     case Of::addressed:
       return family != AF_UNIX && type != SOCK_STREAM;
+    case Of::datagram:
+      return inet && type != SOCK_STREAM;
+    case Of::raw:
+      return inet && type == SOCK_RAW;
+    case Of::netlink:
+      return family == AF_NETLINK;
+    case Of::packet:
+      return family == AF_PACKET;
   }
   return false;
 }

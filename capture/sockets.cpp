@@ -1,6 +1,7 @@
 #include "capture/sockets.h"
 
 #include <libmnl/libmnl.h>
+#include <linux/if_packet.h>
 #include <linux/netlink.h>
 #include <linux/sock_diag.h>
 #include <linux/sockios.h>
@@ -23,6 +24,7 @@
 
 #include "capture/descriptors.h"
 #include "capture/fdinfo.h"
+#include "capture/sock_diag.h"
 #include "capture/survey.h"
 #include "task/procfs.h"
 
@@ -47,13 +49,24 @@ Result<int> integer_option(int socket, int level, int name, const char* what) {
 
 using NameCall = int (*)(int, sockaddr*, socklen_t*);
 
-// The address, or nothing where there is none (ENOTCONN).
-std::vector<std::byte> address_of(int socket, NameCall call) {
+std::vector<std::byte> name_of(int socket, NameCall call) {
   sockaddr_storage storage{};
   socklen_t size = sizeof storage;
   if (call(socket, reinterpret_cast<sockaddr*>(&storage), &size) != 0) return {};
   const auto* const bytes = reinterpret_cast<const std::byte*>(&storage);
   return {bytes, bytes + std::min<std::size_t>(size, sizeof storage)};
+}
+
+template <class Address>
+Address name_as(const std::vector<std::byte>& name) {
+  Address address{};
+  std::memcpy(&address, name.data(), std::min(sizeof address, name.size()));
+  return address;
+}
+template <class Address>
+std::vector<std::byte> bytes_of(const Address& address) {
+  const auto bytes = std::as_bytes(std::span(&address, 1));
+  return {bytes.begin(), bytes.end()};
 }
 
 bool has_address(const std::vector<std::byte>& local, int family) {
@@ -63,7 +76,53 @@ bool has_address(const std::vector<std::byte>& local, int family) {
 
 SocketState state_of_addressed(const model::Socket& socket) {
   if (!socket.peer.empty()) return SocketState::connected;
+  if (socket.family == AF_NETLINK || socket.family == AF_PACKET) {
+    const bool some = std::ranges::any_of(socket.local.begin() + sizeof(sa_family_t), socket.local.end(),
+                                          [](std::byte byte) { return byte != std::byte{0}; });
+    return some ? SocketState::bound : SocketState::fresh;
+  }
   return has_address(socket.local, socket.family) ? SocketState::bound : SocketState::fresh;
+}
+
+// Why a socket of this kind is not handled; empty if it is.
+std::string unhandled_socket(int family, int type, int protocol) {
+  switch (family) {
+    case AF_UNIX:
+      return {};
+    case AF_INET:
+    case AF_INET6:
+      if (type == SOCK_STREAM) return protocol == IPPROTO_TCP ? "" : "stream socket other than TCP";
+      if (type == SOCK_RAW) return protocol == IPPROTO_IGMP ? "raw IGMP socket" : "";  // it may be the multicast router
+      for (const int known : {+IPPROTO_UDP, +IPPROTO_UDPLITE, +IPPROTO_ICMP, +IPPROTO_ICMPV6})
+        if (type == SOCK_DGRAM && protocol == known) return {};
+      return "internet socket of an unknown kind";
+    case AF_NETLINK:
+      // Others have state in the kernel that goes with the socket (nfnetlink queues, the audit daemon).
+      for (const int known : {NETLINK_ROUTE, NETLINK_USERSOCK, NETLINK_SOCK_DIAG, NETLINK_XFRM, NETLINK_SELINUX,
+                              NETLINK_KOBJECT_UEVENT, NETLINK_GENERIC})
+        if (protocol == known) return {};
+      return fmt::format("netlink socket (of protocol {})", protocol);
+    case AF_PACKET:
+      return {};
+    case AF_VSOCK:
+      return "vsock socket";
+    default:
+      return "socket of an unknown family";
+  }
+}
+
+Result<std::vector<model::Membership>> netlink_groups(int socket) {
+  std::array<std::uint32_t, 64> bits{};
+  socklen_t size = sizeof bits;
+  if (::getsockopt(socket, SOL_NETLINK, NETLINK_LIST_MEMBERSHIPS, bits.data(), &size) != 0)
+    return fail_errno("getsockopt", "NETLINK_LIST_MEMBERSHIPS");
+  std::vector<model::Membership> groups;
+  const int count = static_cast<int>(std::min<std::size_t>(size, sizeof bits) * 8);
+  for (int group = 1; group <= count; ++group) {  // bit 0 is group 1: netlink(7)
+    const auto bit = static_cast<std::size_t>(group - 1);
+    if ((bits[bit / 32] >> (bit % 32) & 1U) != 0) groups.push_back({.level = SOL_NETLINK, .group = bytes_of(group)});
+  }
+  return groups;
 }
 
 // What was sent whole leaves the socket at once, or when the device has it.
@@ -179,31 +238,65 @@ Result<UnixDiagnosis> UnixDiagnoser::ask(std::uint64_t inode) {
   return diagnosis;
 }
 
+std::vector<std::byte> own_address(int socket) {
+  const std::vector<std::byte> name =
+      name_of(socket, [](int fd, sockaddr* address, socklen_t* size) { return ::getsockname(fd, address, size); });
+  switch (name_as<sockaddr>(name).sa_family) {
+    case AF_NETLINK: {  // groups are memberships
+      auto address = name_as<sockaddr_nl>(name);
+      address.nl_groups = 0;
+      return bytes_of(address);
+    }
+    case AF_PACKET: {  // the rest is the device's
+      const auto told = name_as<sockaddr_ll>(name);
+      sockaddr_ll address{};
+      address.sll_family = AF_PACKET;
+      address.sll_protocol = told.sll_protocol;
+      address.sll_ifindex = told.sll_ifindex;
+      return bytes_of(address);
+    }
+    default:
+      return name;
+  }
+}
+
+std::vector<std::byte> peer_address(int socket) {
+  std::vector<std::byte> name =
+      name_of(socket, [](int fd, sockaddr* address, socklen_t* size) { return ::getpeername(fd, address, size); });
+  const auto netlink = name_as<sockaddr_nl>(name);
+  // The kernel itself, to which a netlink socket sends anyway.
+  if (netlink.nl_family == AF_NETLINK && netlink.nl_pid == 0 && netlink.nl_groups == 0) return {};
+  return name;
+}
+
 Result<model::FileObject> read_socket(int duplicate, std::uint64_t inode, UnixDiagnoser& diagnoser) {
   const int family = RELIVE_TRY(integer_option(duplicate, SOL_SOCKET, SO_DOMAIN, "SO_DOMAIN"));
   const int type = RELIVE_TRY(integer_option(duplicate, SOL_SOCKET, SO_TYPE, "SO_TYPE"));
   const int protocol = RELIVE_TRY(integer_option(duplicate, SOL_SOCKET, SO_PROTOCOL, "SO_PROTOCOL"));
-  const auto unhandled = [](const char* what) { return model::FileObject(model::UnhandledFile{what}); };
+  const auto unhandled = [](std::string what) { return model::FileObject(model::UnhandledFile{std::move(what)}); };
   const bool internet = family == AF_INET || family == AF_INET6;
-  if (family == AF_NETLINK) return unhandled("netlink socket");
-  if (family == AF_PACKET) return unhandled("packet socket");
-  if (family == AF_VSOCK) return unhandled("vsock socket");
-  if (!internet && family != AF_UNIX) return unhandled("socket of an unknown family");
-  const bool udp = type == SOCK_DGRAM && (protocol == IPPROTO_UDP || protocol == IPPROTO_UDPLITE);
-  if (internet && !udp && (type != SOCK_STREAM || protocol != IPPROTO_TCP)) return unhandled("non-TCP socket");
+  if (std::string what = unhandled_socket(family, type, protocol); !what.empty()) return unhandled(what);
 
   model::Socket socket;
   socket.inode = inode;
   socket.family = family;
   socket.type = type;
   socket.protocol = protocol;
-  socket.local = address_of(
-      duplicate, [](int fd, sockaddr* address, socklen_t* size) { return ::getsockname(fd, address, size); });
-  socket.peer = address_of(duplicate,
-                           [](int fd, sockaddr* address, socklen_t* size) { return ::getpeername(fd, address, size); });
+  socket.local = own_address(duplicate);
+  socket.peer = peer_address(duplicate);
   if (model::is_addressed(socket)) {
-    if (holds_half_a_datagram(duplicate)) return unhandled("half-written UDP socket (MSG_MORE has begun a datagram)");
+    if (type == SOCK_DGRAM && internet && holds_half_a_datagram(duplicate))
+      return unhandled("half-written UDP socket (MSG_MORE has begun a datagram)");
     socket.state = state_of_addressed(socket);
+    if (family == AF_NETLINK) socket.memberships = RELIVE_TRY(netlink_groups(duplicate));
+    if (family == AF_PACKET) {
+      const auto told = RELIVE_TRY(packet_socket(inode));
+      if (!told) return unhandled("packet socket of another network namespace");
+      if (told->ring) return unhandled("packet socket with a ring (PACKET_RX_RING, PACKET_TX_RING)");
+      if (RELIVE_TRY(integer_option(duplicate, SOL_PACKET, PACKET_FANOUT, "PACKET_FANOUT")) != 0)
+        return unhandled("packet socket of a group (PACKET_FANOUT)");
+      socket.memberships = told->memberships;
+    }
   } else if (internet) {
     RELIVE_TRY(read_tcp(duplicate, socket));
   } else {
@@ -213,8 +306,9 @@ Result<model::FileObject> read_socket(int duplicate, std::uint64_t inode, UnixDi
   }
   const auto filter = read_filter(duplicate);
   if (!filter && filter.error().kind == ErrorKind::permission) return unhandled("socket with a BPF program");
-  if (filter && !filter->empty() && internet && type == SOCK_STREAM) return unhandled("TCP socket with a filter");
-  if (filter && !filter->empty() && type != SOCK_STREAM && !internet) return unhandled("datagram socket with a filter");
+  if (filter && !filter->empty() && type == SOCK_STREAM && internet) return unhandled("TCP socket with a filter");
+  if (filter && !filter->empty() && type != SOCK_STREAM && family == AF_UNIX)
+    return unhandled("datagram socket with a filter");
   if (internet && socket.state == SocketState::hung_up)
     socket.unread = RELIVE_TRY(peek_messages(duplicate, family, type, {}));
   socket.options = read_socket_options(duplicate, family, type);

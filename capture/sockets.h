@@ -40,6 +40,10 @@ Result<model::FileObject> read_socket(int duplicate, std::uint64_t inode, UnixDi
 // BPF program, which the kernel shows to nobody.
 Result<std::vector<std::byte>> read_filter(int socket);
 
+// What a socket is bound and connected to (model::Socket::local and peer); nothing where there is none.
+std::vector<std::byte> own_address(int socket);
+std::vector<std::byte> peer_address(int socket);
+
 // Whose messages need not be told from the task's own.
 struct Sender {
   pid_t pid = 0;

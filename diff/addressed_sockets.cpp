@@ -1,6 +1,8 @@
 #include "diff/addressed_sockets.h"
 
 #include <fmt/format.h>
+#include <linux/if_packet.h>
+#include <linux/netlink.h>
 #include <netinet/in.h>
 #include <netinet/udp.h>
 
@@ -26,6 +28,7 @@ bool is_connected(const Socket& socket) { return socket.state == SocketState::co
 
 // What is bound to all addresses gets one by connecting, and may lose it when it is connected to nobody again.
 bool same_home(const Socket& wanted, const Socket& living) {
+  if (!model::has_port(wanted)) return wanted.local == living.local && wanted.peer == living.peer;
   if (wanted.local == living.local) return true;
   const auto one = model::endpoint_of(wanted.local);
   const auto other = model::endpoint_of(living.local);
@@ -36,12 +39,6 @@ bool same_home(const Socket& wanted, const Socket& living) {
 bool same_group(const Membership& one, const Membership& other) {
   return one.level == other.level && one.group == other.group;
 }
-const Membership* find_group(const Socket& socket, const Membership& membership) {
-  const auto found =
-      std::ranges::find_if(socket.memberships, [&](const Membership& other) { return same_group(other, membership); });
-  return found == socket.memberships.end() ? nullptr : &*found;
-}
-
 template <class T>
 std::vector<std::byte> as_bytes(const T& value) {
   const auto bytes = std::as_bytes(std::span(&value, 1));
@@ -54,7 +51,10 @@ group_req group_of(const Membership& membership) {
 }
 
 SocketOption leaving(const Membership& membership) {
-  return {.level = membership.level, .name = MCAST_LEAVE_GROUP, .value = membership.group};
+  const int name = membership.level == SOL_NETLINK  ? NETLINK_DROP_MEMBERSHIP
+                   : membership.level == SOL_PACKET ? PACKET_DROP_MEMBERSHIP
+                                                    : MCAST_LEAVE_GROUP;
+  return {.level = membership.level, .name = name, .value = membership.group};
 }
 SocketOption filtering(const Membership& membership) {
   const group_req group = group_of(membership);
@@ -72,19 +72,25 @@ SocketOption filtering(const Membership& membership) {
   return {.level = membership.level, .name = MCAST_MSFILTER, .value = std::move(value)};
 }
 
+// A packet socket may have joined a group more than once.
 void put_groups_right(const Socket& wanted, const Socket& living, model::RemoteFd from, SocketPart& part) {
-  for (const Membership& there : living.memberships) {
-    if (find_group(wanted, there) == nullptr)
-      part.made.emplace_back(SetOption{.from = from, .option = leaving(there), .back = joining(there)});
+  std::vector<const Membership*> there(wanted.memberships.size(), nullptr);
+  for (const Membership& now : living.memberships) {
+    std::size_t at = 0;
+    while (at < there.size() && (there[at] != nullptr || !same_group(wanted.memberships[at], now))) ++at;
+    if (at < there.size())
+      there[at] = &now;
+    else
+      part.made.emplace_back(SetOption{.from = from, .option = leaving(now), .back = joining(now)});
   }
-  for (const Membership& membership : wanted.memberships) {
-    const Membership* const there = find_group(living, membership);
-    if (there == nullptr) {
+  for (std::size_t at = 0; at < there.size(); ++at) {
+    const Membership& membership = wanted.memberships[at];
+    if (there[at] == nullptr) {
       std::vector<SocketOption> back{leaving(membership)};
       for (SocketOption& option : joining(membership))
         part.made.emplace_back(SetOption{.from = from, .option = std::move(option), .back = std::exchange(back, {})});
-    } else if (*there != membership) {
-      part.made.emplace_back(SetOption{.from = from, .option = filtering(membership), .back = {filtering(*there)}});
+    } else if (*there[at] != membership) {
+      part.made.emplace_back(SetOption{.from = from, .option = filtering(membership), .back = {filtering(*there[at])}});
     }
   }
 }
@@ -154,6 +160,11 @@ void put_datagrams_right(std::size_t wanted, const Table& wanted_table, std::siz
 
 std::vector<SocketOption> joining(const Membership& membership) {
   std::vector<SocketOption> options;
+  if (membership.level == SOL_NETLINK || membership.level == SOL_PACKET) {
+    const int name = membership.level == SOL_NETLINK ? NETLINK_ADD_MEMBERSHIP : PACKET_ADD_MEMBERSHIP;
+    options.push_back({.level = membership.level, .name = name, .value = membership.group});
+    return options;
+  }
   if (membership.excludes) {
     options.push_back({.level = membership.level, .name = MCAST_JOIN_GROUP, .value = membership.group});
     if (!membership.sources.empty()) options.push_back(filtering(membership));
@@ -236,9 +247,9 @@ std::vector<std::string> addressed_changes(const Socket& wanted, const Socket& l
     out.push_back(fmt::format("connected to {} -> {}", text(wanted.peer), text(living.peer)));
   if (wanted.memberships != living.memberships) {
     if (wanted.memberships.size() != living.memberships.size())
-      out.push_back(fmt::format("multicast groups {} -> {}", wanted.memberships.size(), living.memberships.size()));
+      out.push_back(fmt::format("groups {} -> {}", wanted.memberships.size(), living.memberships.size()));
     else
-      out.emplace_back("its multicast groups are others");
+      out.emplace_back("its groups are others");
   }
   if (living.reset) out.emplace_back("an error is pending since");
   return out;

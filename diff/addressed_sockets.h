@@ -1,5 +1,5 @@
-// Sockets that send to addresses and know of no other socket (model::is_addressed): UDP and its like. Their part of
-// diff/sockets.h. Pure.
+// Sockets that send to addresses and know of no other socket (model::is_addressed): UDP, raw, netlink and packet
+// sockets. Their part of diff/sockets.h. Pure.
 //
 // One that is still there is put right in place: its address, whom it is connected to, options, groups. What came since
 // is thrown away. A datagram that was read since can come again only from a socket of the task, which sends it again.

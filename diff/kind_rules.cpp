@@ -57,6 +57,12 @@ constexpr KindRule kKindRules[] = {
      "",
      "made anew, with its datagrams; refused if its address was taken, or if only a sender outside could send one "
      "again"},
+    {"raw and ping socket (IPv4, IPv6), packet socket",
+     "address or device and protocol, peer, groups, options, filter; what came since is thrown away", "",
+     "made anew; refused where a device is gone, or the id of a ping socket was taken"},
+    {"netlink socket (route, generic, uevent and other protocols without a state of their own in the kernel)",
+     "port, groups, peer, options; what came since is thrown away", "what it has asked the kernel for",
+     "made anew; refused if its port was taken"},
     {"TCP connection inside the task", "unread bytes, options", "bytes under way, a half that was closed since",
      "both ends closed: made anew with its addresses and bytes (TCP repair; without CAP_NET_ADMIN both are gone); one: "
      "gone"},

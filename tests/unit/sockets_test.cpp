@@ -10,6 +10,7 @@
 #include <cstring>
 
 #include "capture/memberships.h"
+#include "capture/sock_diag.h"
 #include "tests/unit/texts.h"
 
 namespace relive {
@@ -252,7 +253,7 @@ TEST(SocketPlanTest, GroupsAreLeftJoinedAndFilteredInPlace) {
   EXPECT_THAT(steps, ElementsAre(std::pair{MCAST_LEAVE_GROUP, std::vector{MCAST_JOIN_GROUP}},
                                  std::pair{MCAST_JOIN_GROUP, std::vector{MCAST_LEAVE_GROUP}},
                                  std::pair{MCAST_MSFILTER, std::vector{MCAST_MSFILTER}}));
-  EXPECT_THAT(plan.differences, Contains(::testing::Field(&diff::Difference::text, "its multicast groups are others")));
+  EXPECT_THAT(plan.differences, Contains(::testing::Field(&diff::Difference::text, "its groups are others")));
 }
 
 TEST(MembershipTest, ListsOfGroupsAreParsed) {
@@ -279,6 +280,52 @@ TEST(MembershipTest, ListsOfGroupsAreParsed) {
   EXPECT_EQ(reinterpret_cast<const sockaddr_in6*>(&request.gr_group)->sin6_addr.s6_addr[15], 10);
   for (const std::string_view odd : {"", "\n", "\t\n", "header\n\t\t\tGG\n", "header\n1\n\t\t\t"})
     EXPECT_THAT(capture::parse_igmp(odd), IsEmpty());
+}
+
+TEST(SocketPlanTest, APacketSocketBoundElsewhereIsMadeAnew) {
+  Socket packet;
+  packet.inode = 1;
+  packet.family = AF_PACKET;
+  packet.type = SOCK_RAW;
+  packet.state = SocketState::bound;
+  packet.local = std::vector<std::byte>(20, std::byte{1});
+  Socket elsewhere = packet;
+  elsewhere.local.back() = std::byte{2};
+  EXPECT_THAT(texts(diff::plan_descriptors(table_of({packet}), table_of({elsewhere}, true))),
+              Contains("make a socket: file 0"));
+  Socket filtered = packet;
+  filtered.options = {{.level = SOL_SOCKET, .name = SO_ATTACH_FILTER, .value = std::vector<std::byte>(8)}};
+  packet.options = {{.level = SOL_SOCKET, .name = SO_ATTACH_FILTER, .value = {}}};
+  EXPECT_THAT(texts(diff::plan_descriptors(table_of({packet}), table_of({filtered}, true))),
+              ElementsAre("socket 5: option 1/26"));
+}
+
+TEST(SocketPlanTest, APacketSocketMayJoinAGroupTwice) {
+  Socket packet;
+  packet.inode = 1;
+  packet.family = AF_PACKET;
+  packet.type = SOCK_RAW;
+  Socket living = packet;
+  const model::Membership group{.level = SOL_PACKET, .group = std::vector<std::byte>(16)};
+  packet.memberships = {group, group};
+  living.memberships = {group};
+  EXPECT_THAT(texts(diff::plan_descriptors(table_of({packet}), table_of({living}, true))),
+              ElementsAre("socket 5: option 263/1"));  // PACKET_ADD_MEMBERSHIP
+  EXPECT_THAT(texts(diff::plan_descriptors(table_of({living}), table_of({packet}, true))),
+              ElementsAre("socket 5: option 263/2"));  // PACKET_DROP_MEMBERSHIP
+}
+
+TEST(RawSocketTest, ConnectedOnesAreParsed) {
+  const auto found = capture::parse_connected_raw(
+      "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode ref pointer\n"
+      "   1: 0100007F:0001 0200007F:0000 01 00000000:00000000 00:00000000 00000000     0        0 4711 2 00 0\n"
+      "   1: 0100007F:0001 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 4712 2 00 0\n"
+      "  58: 00000000000000000000000001000000:003A 00000000000000000000000001000000:0000 01 0:0 00:0 0 0 0 4713 2\n");
+  ASSERT_THAT(found, SizeIs(2));
+  EXPECT_EQ(found[0].inode, 4711U);
+  EXPECT_EQ(model::address_text(found[0].peer), "127.0.0.2:0");
+  EXPECT_EQ(model::address_text(found[1].peer), "[::1]:0");
+  EXPECT_THAT(capture::parse_connected_raw("1: 2 3 01\n\n1: 0 zz:0 01 0 0 0 0 0 x\n"), IsEmpty());
 }
 
 TEST(SocketPlanTest, WhoWaitedToBeAcceptedByTheTaskItselfIsTold) {

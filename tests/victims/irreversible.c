@@ -1,6 +1,7 @@
 // What a task can never take back, and kinds of descriptors that are not handled: rollback or snapshot must refuse them
 // by name and leave the task going on. `wreck N` does the Nth thing, `become N` opens the Nth kind of file.
 #include <linux/filter.h>
+#include <linux/netlink.h>
 #include <linux/seccomp.h>
 #include <netinet/in.h>
 #include <sys/inotify.h>
@@ -93,9 +94,11 @@ static void become(unsigned kind) {
       MUST(mkfifo("fifo", 0600));
       MUST(open("fifo", O_RDWR));
       break;
-    case 5:
-      MUST(socket(AF_NETLINK, SOCK_RAW, 0));
+    case 5: {  // an answer that nobody has read
+      const struct nlmsghdr wrong = {.nlmsg_len = sizeof wrong, .nlmsg_type = 4000, .nlmsg_flags = NLM_F_REQUEST};
+      MUST(send(MUST(socket(AF_NETLINK, SOCK_RAW, 0)), &wrong, sizeof wrong, 0));
       break;
+    }
     case 6:
       MUST(memfd_create("victim", MFD_HUGETLB));
       break;
