@@ -205,6 +205,31 @@ Result<void> set_no_delay(FileMaker& maker, RemoteFd fd, int value) {
   return {};
 }
 
+// Will an empty connection take so much at one go? A receiver opens its window to half of its buffer at least; of a
+// sender's buffer half is what the bytes are wrapped in, and half of that is spared.
+Result<void> check_room(FileMaker& maker, const DescriptorTable& living, const Socket& reader, std::size_t bytes) {
+  const auto buffer_of = [&](std::uint64_t inode, int option) -> Result<std::size_t> {
+    for (const model::Descriptor& descriptor : living.descriptors) {
+      const auto* const socket = std::get_if<Socket>(&living.open_files[descriptor.open_file].object);
+      if (socket == nullptr || socket->inode != inode) continue;
+      const UniqueFd ours = RELIVE_TRY(maker.visit().task().borrow(descriptor.fd));
+      int size = 0;
+      socklen_t length = sizeof size;
+      if (::getsockopt(ours.get(), SOL_SOCKET, option, &size, &length) != 0)
+        return fail_errno("getsockopt", "the size of a buffer");
+      return static_cast<std::size_t>(size);
+    }
+    return std::size_t{0};
+  };
+  if (bytes <= RELIVE_TRY(buffer_of(reader.inode, SO_RCVBUF)) / 2 &&
+      bytes <= RELIVE_TRY(buffer_of(reader.peer_inode, SO_SNDBUF)) / 4)
+    return {};
+  return fail(ErrorKind::refused,
+              fmt::format("{} unread bytes of the connection {} -> {} inside the task cannot be sent "
+                          "again at one go",
+                          bytes, model::address_text(reader.peer), model::address_text(reader.local)));
+}
+
 // Our sockets belong to our network namespace.
 Result<RepairedPair> repair(FileMaker& maker, const Socket& one, const Socket& other) {
   struct stat ours{};
@@ -330,6 +355,7 @@ Result<void> carry_out(FileMaker& maker, const DescriptorTable& wanted, const De
   const Socket& socket = socket_of(wanted, op.file);
   if (model::is_addressed(socket)) return refill_addressed(maker, wanted, living, op);
   const auto& there = std::get<Socket>(living.open_files.at(op.living).object);
+  if (socket.family != AF_UNIX) RELIVE_TRY(check_room(maker, living, there, model::bytes_of(socket.unread).size()));
   std::optional<RemoteFd> nobody;
   for (std::size_t at = 0; at < socket.unread.size(); ++at) {
     const auto& bytes = socket.unread[at].bytes;

@@ -239,7 +239,7 @@ Result<UnixDiagnosis> UnixDiagnoser::ask(std::uint64_t inode) {
 }
 
 std::vector<std::byte> own_address(int socket) {
-  const std::vector<std::byte> name =
+  std::vector<std::byte> name =
       name_of(socket, [](int fd, sockaddr* address, socklen_t* size) { return ::getsockname(fd, address, size); });
   switch (name_as<sockaddr>(name).sa_family) {
     case AF_NETLINK: {  // groups are memberships

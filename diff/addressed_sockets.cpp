@@ -51,9 +51,9 @@ group_req group_of(const Membership& membership) {
 }
 
 SocketOption leaving(const Membership& membership) {
-  const int name = membership.level == SOL_NETLINK  ? NETLINK_DROP_MEMBERSHIP
-                   : membership.level == SOL_PACKET ? PACKET_DROP_MEMBERSHIP
-                                                    : MCAST_LEAVE_GROUP;
+  static_assert(NETLINK_DROP_MEMBERSHIP == PACKET_DROP_MEMBERSHIP);
+  const bool multicast = membership.level != SOL_NETLINK && membership.level != SOL_PACKET;
+  const int name = multicast ? MCAST_LEAVE_GROUP : NETLINK_DROP_MEMBERSHIP;
   return {.level = membership.level, .name = name, .value = membership.group};
 }
 SocketOption filtering(const Membership& membership) {
@@ -161,7 +161,8 @@ void put_datagrams_right(std::size_t wanted, const Table& wanted_table, std::siz
 std::vector<SocketOption> joining(const Membership& membership) {
   std::vector<SocketOption> options;
   if (membership.level == SOL_NETLINK || membership.level == SOL_PACKET) {
-    const int name = membership.level == SOL_NETLINK ? NETLINK_ADD_MEMBERSHIP : PACKET_ADD_MEMBERSHIP;
+    static_assert(NETLINK_ADD_MEMBERSHIP == PACKET_ADD_MEMBERSHIP);
+    const int name = NETLINK_ADD_MEMBERSHIP;
     options.push_back({.level = membership.level, .name = name, .value = membership.group});
     return options;
   }

@@ -63,7 +63,8 @@ constexpr KindRule kKindRules[] = {
     {"netlink socket (route, generic, uevent and other protocols without a state of their own in the kernel)",
      "port, groups, peer, options; what came since is thrown away", "what it has asked the kernel for",
      "made anew; refused if its port was taken"},
-    {"TCP connection inside the task", "unread bytes, options", "bytes under way, a half that was closed since",
+    {"TCP connection inside the task, also with one half shut down", "unread bytes, options",
+     "bytes under way, a half that was closed since",
      "both ends closed: made anew with its addresses and bytes (TCP repair; without CAP_NET_ADMIN both are gone); one: "
      "gone"},
     {"connection to a peer outside (TCP, unix)", "flags, options", "the connection and what is under way in it",

@@ -27,16 +27,6 @@ bool is_pair(const Socket& one, const Socket& other) {
   return one.peer_inode == other.inode && other.peer_inode == one.inode;
 }
 
-// So much is sent at one go for certain, into a TCP connection that has just been emptied.
-constexpr std::size_t kMostRefilled = std::size_t{16} << 10;
-
-// Might this sender keep bytes back, or take less than kMostRefilled?
-bool holds_back(const Socket& sender) {
-  const bool small = find_option(sender, SOL_SOCKET, SO_SNDBUF) != nullptr &&
-                     integer(sender, SOL_SOCKET, SO_SNDBUF) < static_cast<int>(4 * kMostRefilled);
-  return small || is_set(sender, IPPROTO_TCP, TCP_CORK);
-}
-
 // Who is to send the unread messages again; nothing where one of them cannot.
 std::optional<Senders> senders_of(const Socket& socket, const Table& table) {
   Senders senders;
@@ -203,19 +193,19 @@ bool can_send_again(std::size_t wanted, const Table& wanted_table, const Table& 
   const auto& living = *living_table.as<Socket>(*matches.living_of[wanted]);
   const auto peer = wanted_table.socket_with_inode(socket.peer_inode);
   const bool whole = peer && matches.living_of[*peer] && living.peer_inode != 0 &&
-                     living_table.as<Socket>(*matches.living_of[*peer])->inode == living.peer_inode;
+                     living_table.as<Socket>(*matches.living_of[*peer])->inode == living.peer_inode &&
+                     living.shutdown == socket.shutdown;
   if (!whole) {
     part.notes.push_back(wanted_table.name(wanted) +
                          ": half closed since the snapshot, or with bytes under way: kept as it is");
     return false;
   }
-  const std::size_t bytes = model::bytes_of(socket.unread).size();
   if (socket.unread == living.unread) return true;
-  if (bytes <= kMostRefilled && !holds_back(*wanted_table.as<Socket>(*peer))) return true;
-  part.refusals.push_back(
-      {.object = wanted_table.name(wanted),
-       .reason = fmt::format("{} unread bytes of a connection inside the task cannot be sent again at one go", bytes),
-       .hint = fmt::format("at most {}, with neither TCP_CORK nor a small SO_SNDBUF", kMostRefilled)});
+  const auto& sender = *wanted_table.as<Socket>(*peer);
+  const bool ended = (sender.shutdown & 2) != 0;
+  if (!ended && !is_set(sender, IPPROTO_TCP, TCP_CORK)) return true;
+  part.refusal = fmt::format("it held {} unread bytes, which the other end cannot send again ({})",
+                             model::bytes_of(socket.unread).size(), ended ? "it has shut down sending" : "TCP_CORK");
   return false;
 }
 

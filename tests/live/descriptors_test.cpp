@@ -847,6 +847,49 @@ TEST(DescriptorTest, DatagramSockets) {
   Subject(with_datagrams(at_port(free_port()))).expect_unchanged_by_faults();
 }
 
+// Nothing is made: what was read since is sent again in place, by a sender that is bound to all addresses.
+TEST(DescriptorTest, DatagramsAreSentAgainInPlace) {
+  static int named = -1, sender = -1, netlink = -1;
+  const Script script{
+      .set_up =
+          [] {
+            named = datagram_socket_at(loopback(AF_INET));
+            Address any = loopback(AF_INET);
+            reinterpret_cast<sockaddr_in*>(&any.storage)->sin_addr.s_addr = htonl(INADDR_ANY);
+            sender = datagram_socket_at(any);
+            netlink = ::socket(AF_NETLINK, SOCK_RAW, 0);
+            const Address here = address_of(named);
+            return ::sendto(sender, "unread", 6, 0, here.get(), here.size) == 6;
+          },
+      .wreck =
+          [] {
+            const int group = 1;
+            WANT(read_now(named) == "unread" &&
+                 ::setsockopt(netlink, SOL_NETLINK, 1 /* NETLINK_ADD_MEMBERSHIP */, &group, sizeof group) == 0);
+            return true;
+          },
+      .is_back =
+          [] {
+            std::array<char, 8> bytes{};
+            sockaddr_in from{};
+            socklen_t size = sizeof from;
+            WANT(::recvfrom(named, bytes.data(), bytes.size(), MSG_PEEK | MSG_DONTWAIT,
+                            reinterpret_cast<sockaddr*>(&from), &size) == 6);
+            const Address there = address_of(sender);
+            WANT(from.sin_port == reinterpret_cast<const sockaddr_in*>(&there.storage)->sin_port);
+            return from.sin_addr.s_addr == htonl(INADDR_LOOPBACK);
+          },
+      .is_wrecked =
+          [] {
+            std::uint32_t groups = 0;
+            socklen_t size = sizeof groups;
+            WANT(::getsockopt(netlink, SOL_NETLINK, 9 /* NETLINK_LIST_MEMBERSHIPS */, &groups, &size) == 0);
+            return groups == 1 && read_now(named).empty();
+          }};
+  Subject(script).expect_there_and_back();
+  Subject(script).expect_unchanged_by_faults();
+}
+
 TEST(DescriptorTest, APortOfDatagramsTakenByAStrangerIsRefusedByName) {
   const Address here = at_port(free_port());
   Subject subject(with_datagrams(here));

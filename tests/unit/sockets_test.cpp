@@ -282,6 +282,31 @@ TEST(MembershipTest, ListsOfGroupsAreParsed) {
     EXPECT_THAT(capture::parse_igmp(odd), IsEmpty());
 }
 
+TEST(SocketPlanTest, WhoHasShutDownSendsNothingAgain) {
+  auto wanted = pair(SOCK_STREAM);
+  for (Socket& socket : wanted) {
+    socket.family = AF_INET;
+    socket.protocol = IPPROTO_TCP;
+  }
+  wanted[0].local = wanted[1].peer = at(70);
+  wanted[0].peer = wanted[1].local = at(80);
+  wanted[0].shutdown = 2;
+  wanted[1].shutdown = 1;
+  wanted[0].unread = {message("one")};
+  auto living = wanted;
+  living[0].unread.clear();
+  EXPECT_THAT(texts(diff::plan_descriptors(table_of(wanted), table_of(living, true))),
+              ElementsAre("socket 5: drop its unread messages", "socket of file 0: put its unread messages back"));
+  wanted[1].unread = {message("two")};
+  const auto refused = diff::plan_descriptors(table_of(wanted), table_of(living, true));
+  ASSERT_THAT(refused.refusals, SizeIs(1));
+  EXPECT_THAT(refused.refusals[0].reason, HasSubstr("it has shut down sending"));
+
+  living[0].shutdown = living[1].shutdown = 0;
+  EXPECT_THAT(diff::plan_descriptors(table_of(wanted), table_of(living, true)).notes,
+              Contains(HasSubstr("half closed since")));
+}
+
 TEST(SocketPlanTest, APacketSocketBoundElsewhereIsMadeAnew) {
   Socket packet;
   packet.inode = 1;
