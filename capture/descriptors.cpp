@@ -445,6 +445,10 @@ std::vector<std::string> unhandled(const DescriptorTable& table) {
                       "back; try again when the program has read them",
                       fd, set->unread));
     }
+    if (const auto* const tunnel = std::get_if<model::Tunnel>(&file.object); tunnel != nullptr && tunnel->unread) {
+      reasons.push_back(fmt::format("descriptor {} ({}) holds unread packets, which nobody could put back", fd,
+                                    model::describe(file)));
+    }
     if (const auto* const socket = std::get_if<Socket>(&file.object)) {
       if (std::string reason = unhandled_messages(*socket); !reason.empty())
         reasons.push_back(fmt::format("descriptor {} ({}) {}", fd, model::describe(file), reason));

@@ -63,6 +63,12 @@ constexpr KindRule kKindRules[] = {
     {"netlink socket (route, generic, uevent and other protocols without a state of their own in the kernel)",
      "port, groups, peer, options; what came since is thrown away", "what it has asked the kernel for",
      "made anew; refused if its port was taken"},
+    {"tun and tap device",
+     "the interface that it is attached to, whether that stays, header, send buffer, flags; packets that came since "
+     "are dropped",
+     "the interface itself: addresses, routes, whether it is up",
+     "attached again; an interface that is gone is made anew, without addresses and routes; refused where somebody "
+     "else has it"},
     {"TCP connection inside the task, also with one half shut down", "unread bytes, options",
      "bytes under way, a half that was closed since",
      "both ends closed: made anew with its addresses and bytes (TCP repair; without CAP_NET_ADMIN both are gone); one: "
