@@ -16,6 +16,7 @@
 #include <optional>
 #include <utility>
 
+#include "apply/addressed_sockets.h"
 #include "apply/file_maker.h"
 #include "apply/locks.h"
 #include "apply/memory_file.h"
@@ -23,6 +24,7 @@
 #include "apply/named_pipes.h"
 #include "apply/pipes.h"
 #include "apply/self_contained.h"
+#include "apply/socket_options.h"
 #include "apply/sockets.h"
 #include "apply/terminals.h"
 #include "diff/numbers.h"
@@ -157,11 +159,11 @@ class Executor {
   Result<void> operator()(const diff::MakeSocket& op) { return carry_out(maker(), wanted_, op); }
   Result<void> operator()(const diff::MakeSocketPair& op) { return carry_out(maker(), wanted_, op); }
   Result<void> operator()(const diff::MakeConnection& op) { return carry_out(maker(), wanted_, op); }
-  Result<void> operator()(const diff::RefillConnection& op) { return carry_out(maker(), wanted_, op); }
   Result<void> operator()(const diff::MakeHungUp& op) { return carry_out(maker(), wanted_, op); }
   Result<void> operator()(const diff::ConnectSocket& op) { return carry_out(maker(), wanted_, op); }
   Result<void> operator()(const diff::FillSocket& op) { return carry_out(maker(), wanted_, op); }
   Result<void> operator()(const diff::SetOption& op) { return carry_out(maker(), op); }
+  Result<void> operator()(const diff::MoveSocket& op) { return carry_out(maker(), wanted_, living_, op); }
 
   // ---------------------------------------------------------------- the commit program
   Result<void> operator()(const diff::Unwatch& op) {

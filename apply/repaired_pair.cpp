@@ -8,6 +8,7 @@
 
 #include <array>
 #include <cerrno>
+#include <utility>
 
 namespace relive::apply {
 
@@ -17,7 +18,8 @@ namespace {
 constexpr std::uint32_t kFirstByte = 1000;
 constexpr std::uint32_t kSegment = 65483;         // what two ends on the loopback device agree on
 constexpr std::uint32_t kScale = 7 | (7U << 16);  // window scales, of sending and of receiving
-constexpr std::uint8_t kOptionSegment = 2;        // TCP option kinds (RFC 9293, RFC 7323, RFC 2018)
+constexpr int kSendBuffer = 1 << 20;
+constexpr std::uint8_t kOptionSegment = 2;  // TCP option kinds (RFC 9293, RFC 7323, RFC 2018)
 constexpr std::uint8_t kOptionScale = 3;
 constexpr std::uint8_t kOptionSelective = 4;
 // Without them the kernel lets nobody take the addresses of a connection that ended less than a minute ago
@@ -41,6 +43,11 @@ Result<void> set_sequence(int socket, int queue, std::uint32_t first) {
 Result<UniqueFd> connected(const model::Socket& wanted, const SetOptions& set_options) {
   UniqueFd socket(::socket(wanted.family, SOCK_STREAM | SOCK_CLOEXEC, IPPROTO_TCP));
   if (!socket) return fail_errno("socket", "TCP");
+  // A connection that is made by a handshake grows its buffer then. What the program has set is set afterwards, and
+  // else that this was set is forgotten (SO_BUF_LOCK).
+  const int room = kSendBuffer;
+  if (::setsockopt(socket.get(), SOL_SOCKET, SO_SNDBUF, &room, sizeof room) != 0)
+    return fail_errno("setsockopt", "SO_SNDBUF");
   RELIVE_TRY(set_options(socket.get(), wanted));
   RELIVE_TRY(set(socket.get(), TCP_REPAIR, int{TCP_REPAIR_ON}, "TCP_REPAIR"));
   RELIVE_TRY(set_sequence(socket.get(), TCP_SEND_QUEUE, kFirstByte));
@@ -93,6 +100,8 @@ Result<RepairedPair> make_repaired_pair(const model::Socket& one, const model::S
   RELIVE_TRY(send_unread(first, second, model::bytes_of(other.unread)));
   RELIVE_TRY(set_options(first, one));
   RELIVE_TRY(set_options(second, other));
+  for (const auto& [end, wanted] : {std::pair{first, &one}, std::pair{second, &other}})
+    if ((wanted->shutdown & 2) != 0 && ::shutdown(end, SHUT_WR) != 0) return fail_errno("shutdown", "a new connection");
   return pair;
 }
 

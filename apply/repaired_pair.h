@@ -1,5 +1,6 @@
 // Two TCP sockets that are connected to each other, as they once were: with the same addresses and the same unread
-// bytes, and without a packet (TCP repair: TCP_REPAIR of Linux 3.5, net/ipv4/tcp.c). Part of apply/sockets.h.
+// bytes, one of them shut down for sending if it was, and without a packet (TCP repair: TCP_REPAIR of Linux 3.5,
+// net/ipv4/tcp.c). Part of apply/sockets.h.
 #pragma once
 
 #include <functional>

@@ -17,6 +17,7 @@ Result<void> make(FileMaker& maker, std::size_t file, const model::TimerFile& wa
 Result<void> make(FileMaker& maker, std::size_t file, const model::SignalFile& wanted);
 Result<void> make(FileMaker& maker, std::size_t file, const model::InotifySet& wanted);
 Result<void> make(FileMaker& maker, std::size_t file, const model::ProcessHandle& wanted);
+Result<void> make(FileMaker& maker, std::size_t file, const model::Tunnel& wanted);
 
 // commit operations, which cannot fail, that make the living object under the number `fd` hold what `wanted` holds; its
 // status flags end up as `flags`. REQUIRES: diff::can_become() said yes.
@@ -30,5 +31,7 @@ Result<void> put_right(FileMaker& maker, model::RemoteFd fd, std::uint32_t flags
                        const model::InotifySet& living);
 Result<void> put_right(FileMaker& maker, model::RemoteFd fd, std::uint32_t flags, const model::ProcessHandle& wanted,
                        const model::ProcessHandle& living);
+Result<void> put_right(FileMaker& maker, model::RemoteFd fd, std::uint32_t flags, const model::Tunnel& wanted,
+                       const model::Tunnel& living);
 
 }  // namespace relive::apply

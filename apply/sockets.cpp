@@ -16,12 +16,15 @@
 #include <optional>
 #include <utility>
 
+#include "apply/addressed_sockets.h"
 #include "apply/hung_up.h"
 #include "apply/repaired_pair.h"
+#include "apply/socket_options.h"
 #include "apply/unix_names.h"
 #include "base/fault.h"
 #include "capture/descriptors.h"
 #include "capture/sockets.h"
+#include "diff/socket_options.h"
 
 namespace relive::apply {
 
@@ -55,19 +58,6 @@ Result<std::pair<RemoteFd, RemoteFd>> make_pair(FileMaker& maker, int type) {
   return maker.make_two("socket pair", SYS_socketpair, [type](std::uint64_t there) {
     return std::array<std::uint64_t, 4>{AF_UNIX, static_cast<std::uint64_t>(type) | SOCK_CLOEXEC, 0, there};
   });
-}
-
-// Sets, on a duplicate of ours, the options in which a new socket differs from the wanted one.
-Result<void> set_options(int ours, const Socket& socket) {
-  const auto fresh = capture::read_socket_options(ours, socket.family, socket.type);
-  for (const model::SocketOption& option : socket.options) {
-    if (std::ranges::find(fresh, option) != fresh.end()) continue;
-    if (::setsockopt(ours, option.level, option.name, option.value.data(),
-                     static_cast<socklen_t>(option.value.size())) != 0) {
-      return fail_errno("setsockopt", fmt::format("option {}/{} of a new socket", option.level, option.name));
-    }
-  }
-  return {};
 }
 
 // On our duplicate: the port may be one that the task itself may no longer bind.
@@ -154,15 +144,6 @@ std::optional<std::int64_t> position_of(const model::OpenFile& file) {
   return std::nullopt;
 }
 
-// In the table at hand: its lowest number when all are filled; else its spare number; else none.
-RemoteFd number_then(const FileMaker& maker, const DescriptorTable& wanted, std::size_t file) {
-  const auto found = std::ranges::find_if(wanted.descriptors, [&](const model::Descriptor& descriptor) {
-    return descriptor.open_file == file && descriptor.fd.table == maker.table();
-  });
-  if (found != wanted.descriptors.end()) return found->fd;
-  return maker.has_spare(file) ? maker.spare(file) : RemoteFd{-1};
-}
-
 // The numbers that files have when everything is in place. One that is in flight only comes from the holds, and is what
 // it was: somebody may have received it since.
 Result<std::vector<RemoteFd>> numbers_in_flight(FileMaker& maker, const DescriptorTable& wanted,
@@ -217,11 +198,52 @@ Result<model::TaskAddress> put_message(FileMaker& maker, const std::vector<std::
   return arena.put_value(header);
 }
 
-bool has_no_delay(const Socket& socket) {
-  return std::ranges::any_of(socket.options, [](const model::SocketOption& option) {
-    return option.level == IPPROTO_TCP && option.name == TCP_NODELAY &&
-           std::ranges::any_of(option.value, [](std::byte byte) { return byte != std::byte{0}; });
+Result<void> set_no_delay(FileMaker& maker, RemoteFd fd, int value) {
+  const auto at = RELIVE_TRY(maker.visit().arena().put_value(value));
+  maker.commit(fmt::format("setsockopt {} TCP_NODELAY {}", fd.value, value), SYS_setsockopt,
+               {FileMaker::number(fd), IPPROTO_TCP, TCP_NODELAY, at.value, sizeof value});
+  return {};
+}
+
+// Our duplicate of a file that is there, while the numbers are the living table's: by its number in the table at hand,
+// or by the spare number that this has been given.
+Result<UniqueFd> borrow_living(FileMaker& maker, const DescriptorTable& living, std::size_t living_file,
+                               std::size_t file) {
+  const auto found = std::ranges::find_if(living.descriptors, [&](const model::Descriptor& descriptor) {
+    return descriptor.open_file == living_file && descriptor.fd.table == maker.table();
   });
+  if (found != living.descriptors.end()) return maker.visit().task().borrow(found->fd);
+  if (maker.has_spare(file)) return maker.borrow(file);
+  return fail(ErrorKind::system,
+              fmt::format("{} has no number where it is refilled", model::describe(living.open_files.at(living_file))));
+}
+
+Result<std::size_t> buffer_of(int socket, int option) {
+  int size = 0;
+  socklen_t length = sizeof size;
+  if (::getsockopt(socket, SOL_SOCKET, option, &size, &length) != 0)
+    return fail_errno("getsockopt", "the size of a buffer");
+  return static_cast<std::size_t>(size);
+}
+
+// Will an empty connection take so much at one go? A receiver opens its window to half of its buffer at least; of a
+// sender's buffer half is what the bytes are wrapped in, and half of that is spared.
+Result<void> check_room(FileMaker& maker, const DescriptorTable& wanted, const DescriptorTable& living,
+                        const diff::RefillSocket& op) {
+  const Socket& reader = socket_of(living, op.living.value());
+  const auto writer = file_with_inode(living, reader.peer_inode);
+  const std::size_t bytes = model::bytes_of(socket_of(wanted, op.file).unread).size();
+  if (writer) {
+    const UniqueFd ours = RELIVE_TRY(borrow_living(maker, living, *op.living, op.file));
+    const UniqueFd theirs = RELIVE_TRY(borrow_living(maker, living, *writer, op.senders.at(0).value()));
+    if (bytes <= RELIVE_TRY(buffer_of(ours.get(), SO_RCVBUF)) / 2 &&
+        bytes <= RELIVE_TRY(buffer_of(theirs.get(), SO_SNDBUF)) / 4)
+      return {};
+  }
+  return fail(ErrorKind::refused,
+              fmt::format("{} unread bytes of the connection {} -> {} inside the task cannot be sent "
+                          "again at one go",
+                          bytes, model::address_text(reader.peer), model::address_text(reader.local)));
 }
 
 // Our sockets belong to our network namespace.
@@ -243,6 +265,14 @@ Result<void> shut_down(int ours, int how) {
 
 }  // namespace
 
+RemoteFd number_then(const FileMaker& maker, const DescriptorTable& wanted, std::size_t file) {
+  const auto found = std::ranges::find_if(wanted.descriptors, [&](const model::Descriptor& descriptor) {
+    return descriptor.open_file == file && descriptor.fd.table == maker.table();
+  });
+  if (found != wanted.descriptors.end()) return found->fd;
+  return maker.has_spare(file) ? maker.spare(file) : RemoteFd{-1};
+}
+
 Result<void> carry_out(FileMaker& maker, const DescriptorTable& wanted, const diff::MakeSocket& op) {
   const Socket& socket = socket_of(wanted, op.file);
   RELIVE_TRY(
@@ -251,6 +281,7 @@ Result<void> carry_out(FileMaker& maker, const DescriptorTable& wanted, const di
                       static_cast<std::uint64_t>(socket.protocol)}));
   const UniqueFd ours = RELIVE_TRY(maker.borrow(op.file));
   RELIVE_TRY(set_options(ours.get(), socket));
+  if (model::is_addressed(socket)) return settle_addressed(ours.get(), socket);
   if (!is_named(socket)) return {};
   return socket.family == AF_UNIX ? bind_unix(maker, maker.spare(op.file), socket, op.file)
                                   : bind_tcp(ours.get(), socket);
@@ -291,30 +322,6 @@ Result<void> carry_out(FileMaker& maker, const DescriptorTable& wanted, const di
   return maker.give(op.second, pair->second.get());
 }
 
-Result<void> carry_out(FileMaker& maker, const DescriptorTable& wanted, const diff::RefillConnection& op) {
-  const std::vector<std::byte> bytes = model::bytes_of(socket_of(wanted, op.file).unread);
-  RELIVE_TRY(maker.drain(op.reader, wanted.open_files.at(op.file).status_flags));
-  if (bytes.empty()) return {};
-  const auto there = RELIVE_TRY(maker.visit().arena().put(bytes));
-  // Without Nagle's delay, whatever is not acknowledged yet: what was unread is to be there when the program looks.
-  const auto set_nodelay = [&](int value) -> Result<void> {
-    const auto at = RELIVE_TRY(maker.visit().arena().put_value(value));
-    maker.commit(fmt::format("setsockopt {} TCP_NODELAY {}", op.writer.value, value), SYS_setsockopt,
-                 {FileMaker::number(op.writer), IPPROTO_TCP, TCP_NODELAY, at.value, sizeof value});
-    return {};
-  };
-  const std::uint64_t peer = socket_of(wanted, op.file).peer_inode;
-  const bool no_delay = std::ranges::any_of(wanted.open_files, [&](const model::OpenFile& file) {
-    const auto* const socket = std::get_if<Socket>(&file.object);
-    return socket != nullptr && socket->inode == peer && has_no_delay(*socket);
-  });
-  if (!no_delay) RELIVE_TRY(set_nodelay(1));
-  // Never short: the connection is empty by now, and diff::kMostRefilled fits into any (diff/sockets.cpp).
-  maker.commit(fmt::format("send {} bytes from {} to {}", bytes.size(), op.writer.value, op.reader.value), SYS_sendto,
-               {FileMaker::number(op.writer), there.value, bytes.size(), MSG_DONTWAIT | MSG_NOSIGNAL, 0, 0});
-  return no_delay ? Result<void>{} : set_nodelay(0);
-}
-
 Result<void> carry_out(FileMaker& maker, const DescriptorTable& wanted, const diff::MakeHungUp& op) {
   const Socket& socket = socket_of(wanted, op.file);
   if (socket.family != AF_UNIX || socket.state != SocketState::hung_up) {
@@ -352,6 +359,7 @@ Result<void> carry_out(FileMaker& maker, const DescriptorTable& wanted, const di
 Result<void> carry_out(FileMaker& maker, const DescriptorTable& wanted, const diff::FillSocket& op) {
   RELIVE_TRY(fault_point("fill a socket"));
   const Socket& socket = socket_of(wanted, op.file);
+  if (model::is_addressed(socket)) return fill_addressed(maker, wanted, op);
   struct stat status{};
   const UniqueFd ours = RELIVE_TRY(maker.borrow(op.file));
   if (::fstat(ours.get(), &status) != 0) return fail_errno("fstat", "socket");
@@ -373,6 +381,9 @@ Result<void> carry_out(FileMaker& maker, const DescriptorTable& wanted, const di
 Result<void> carry_out(FileMaker& maker, const DescriptorTable& wanted, const DescriptorTable& living,
                        const diff::RefillSocket& op) {
   const Socket& socket = socket_of(wanted, op.file);
+  if (model::is_addressed(socket)) return refill_addressed(maker, wanted, living, op);
+  const bool tcp = socket.family != AF_UNIX;
+  if (tcp) RELIVE_TRY(check_room(maker, wanted, living, op));
   const auto to_peer = [&](const std::optional<std::size_t>& sender) {
     return sender && socket_of(wanted, *sender).peer_inode == socket.inode;
   };
@@ -388,36 +399,26 @@ Result<void> carry_out(FileMaker& maker, const DescriptorTable& wanted, const De
     const auto& bytes = socket.unread[at].bytes;
     const auto sender = op.senders.at(at);
     const bool by_name = sender && !to_peer(sender);
+    const RemoteFd from = sender ? number_then(maker, wanted, *sender) : *nobody;
     const std::vector<RemoteFd> files = RELIVE_TRY(numbers_in_flight(maker, wanted, socket.unread[at].files));
     const auto header = RELIVE_TRY(put_message(maker, bytes, by_name ? socket.local : std::vector<std::byte>{}, files));
+    // Without Nagle's delay, whatever is not acknowledged yet: it is to be there when the program looks.
+    const bool hurry = tcp && !diff::is_set(socket_of(wanted, sender.value()), IPPROTO_TCP, TCP_NODELAY);
+    if (hurry) RELIVE_TRY(set_no_delay(maker, from, 1));
     // Never blocks: the socket is empty by now (EmptySocket), and this fits (diff/sockets.cpp).
     maker.commit("send an unread message again", SYS_sendmsg,
-                 {FileMaker::number(sender ? number_then(maker, wanted, *sender) : *nobody), header.value,
-                  MSG_DONTWAIT | MSG_NOSIGNAL});
+                 {FileMaker::number(from), header.value, MSG_DONTWAIT | MSG_NOSIGNAL});
+    if (hurry) RELIVE_TRY(set_no_delay(maker, from, 0));
   }
   come_back(maker.workshop().commit, place);
   return {};
 }
 
 Result<void> carry_out(FileMaker& maker, const diff::ShutDown& op) {
-  maker.commit(fmt::format("shutdown {}", op.fd.value), SYS_shutdown,
-               {FileMaker::number(op.fd), static_cast<std::uint64_t>(op.how - 1)});
-  return {};
-}
-
-Result<void> carry_out(FileMaker& maker, const diff::SetOption& op) {
-  RELIVE_TRY(fault_point("socket option"));
-  parasite::Visit& visit = maker.visit();
-  const auto level = static_cast<std::uint64_t>(op.option.level);
-  const auto name = static_cast<std::uint64_t>(op.option.name);
-  if (!op.living.empty()) {
-    const auto before = RELIVE_TRY(visit.arena().put(op.living));
-    RELIVE_TRY(visit.record_undo("setsockopt back", SYS_setsockopt,
-                                 {FileMaker::number(op.from), level, name, before.value, op.living.size()}));
-  }
-  const auto there = RELIVE_TRY(visit.arena().put(op.option.value));
-  RELIVE_TRY(visit.syscall(fmt::format("setsockopt {} {}/{}", op.from.value, level, name), SYS_setsockopt,
-                           {FileMaker::number(op.from), level, name, there.value, op.option.value.size()}));
+  // Of a UDP socket that is connected to nobody it says ENOTCONN, and does it (inet_shutdown(), net/ipv4/af_inet.c).
+  maker.workshop().commit.syscall(fmt::format("shutdown {}", op.fd.value), SYS_shutdown,
+                                  {FileMaker::number(op.fd), static_cast<std::uint64_t>(op.how - 1)},
+                                  Program::OnError::go_on);
   return {};
 }
 

@@ -91,6 +91,7 @@ class Reader {
     first_.resize(table_.open_files.size(), RemoteFd{-1});  // what is in flight only
     complete_terminals(survey);
     RELIVE_TRY(complete_tcp_pairs(survey));
+    RELIVE_TRY(complete_addressed_sockets(survey));
     RELIVE_TRY(find_in_snapshot());
     return std::move(table_);
   }
@@ -520,6 +521,10 @@ std::vector<std::string> unhandled(const DescriptorTable& table, std::span<const
           fmt::format("{} is an inotify instance with {} bytes of unread events, which nobody could put "
                       "back; try again when the program has read them",
                       fd, set->unread));
+    }
+    if (const auto* const tunnel = std::get_if<model::Tunnel>(&file.object); tunnel != nullptr && tunnel->unread) {
+      reasons.push_back(fmt::format("descriptor {} ({}) holds unread packets, which nobody could put back", fd,
+                                    model::describe(file)));
     }
     if (const auto* const socket = std::get_if<Socket>(&file.object)) {
       if (std::string reason = unhandled_messages(*socket); !reason.empty())

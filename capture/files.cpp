@@ -43,6 +43,8 @@ Result<model::FileObject> read_device(const Opened& opened) {
   const bool memory = major(opened.status.st_rdev) == 1;
   const bool terminal = is_terminal(opened.status.st_rdev);
   if (terminal && (opened.flags & O_PATH) == 0) return read_terminal(opened);
+  const bool tunnel = major(opened.status.st_rdev) == 10 && minor(opened.status.st_rdev) == 200;  // devices.txt
+  if (tunnel && (opened.flags & O_PATH) == 0) return read_tunnel(opened);
   if (!memory && !terminal) return model::FileObject(model::UnhandledFile{fmt::format("device ({})", opened.link)});
   return model::FileObject(model::DeviceFile{.path = opened.link,
                                              .identity = identity_of(opened.status),

@@ -39,6 +39,7 @@ Result<model::FileObject> read_device(const Opened& opened);     // character de
 [[nodiscard]] bool is_message_queue(const Opened& opened);
 Result<model::FileObject> read_message_queue(const Opened& opened);
 Result<model::FileObject> read_terminal(const Opened& opened);
+Result<model::FileObject> read_tunnel(const Opened& opened);
 Result<model::FileObject> read_pipe(const Opened& opened);
 Result<model::FileObject> read_named_pipe(const Opened& opened);
 Result<model::FileObject> read_event_counter(const Opened& opened);

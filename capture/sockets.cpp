@@ -1,9 +1,10 @@
 #include "capture/sockets.h"
 
 #include <libmnl/libmnl.h>
-#include <linux/filter.h>
+#include <linux/if_packet.h>
 #include <linux/netlink.h>
 #include <linux/sock_diag.h>
+#include <linux/sockios.h>
 #include <linux/unix_diag.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -25,6 +26,7 @@
 
 #include "capture/descriptors.h"
 #include "capture/fdinfo.h"
+#include "capture/sock_diag.h"
 #include "capture/survey.h"
 #include "capture/unix_names.h"
 #include "task/procfs.h"
@@ -36,54 +38,10 @@ namespace {
 using model::SocketState;
 
 // Of the kernel's uapi; older C library headers lack them.
-constexpr int kBufferLock = 72;  // SO_BUF_LOCK, Linux 5.14
-constexpr int kSendBufferLocked = 1;
-constexpr int kReceiveBufferLocked = 2;
-constexpr int kPassPidfd = 76;                                 // SO_PASSPIDFD, Linux 6.5
-constexpr int kPassRights = 83;                                // SO_PASSRIGHTS, Linux 6.16
+constexpr int kPatienceMs = 20;
 constexpr int kScmPidfd = 4;                                   // SCM_PIDFD, Linux 6.5
 constexpr std::size_t kMostDescriptors = 253;                  // of one message: SCM_MAX_FD, net/scm.h
 constexpr std::size_t kMessageBytes = std::size_t{256} << 10;  // to begin with
-
-enum class Of : std::uint8_t { every, unix_domain, internet, ipv6, tcp };  // sockets
-struct OptionName {
-  int level;
-  int name;
-  Of of;
-};
-
-constexpr OptionName kOptions[] = {
-    {SOL_SOCKET, SO_REUSEADDR, Of::every},
-    {SOL_SOCKET, SO_REUSEPORT, Of::internet},
-    {SOL_SOCKET, SO_KEEPALIVE, Of::every},
-    {SOL_SOCKET, SO_OOBINLINE, Of::every},
-    {SOL_SOCKET, SO_LINGER, Of::every},
-    {SOL_SOCKET, SO_RCVLOWAT, Of::every},
-    {SOL_SOCKET, SO_RCVTIMEO, Of::every},
-    {SOL_SOCKET, SO_SNDTIMEO, Of::every},
-    {SOL_SOCKET, SO_PASSCRED, Of::unix_domain},
-    {SOL_SOCKET, SO_PASSSEC, Of::unix_domain},
-    {SOL_SOCKET, kPassPidfd, Of::unix_domain},
-    {SOL_SOCKET, kPassRights, Of::unix_domain},
-    {SOL_SOCKET, SO_PEEK_OFF, Of::unix_domain},
-    {SOL_SOCKET, SO_TIMESTAMP, Of::every},
-    {SOL_SOCKET, SO_TIMESTAMPNS, Of::every},
-    {SOL_SOCKET, SO_PRIORITY, Of::internet},
-    {SOL_SOCKET, SO_BINDTODEVICE, Of::internet},
-    {IPPROTO_IPV6, IPV6_V6ONLY, Of::ipv6},
-    {IPPROTO_IPV6, IPV6_TCLASS, Of::ipv6},
-    {IPPROTO_IP, IP_TOS, Of::internet},
-    {IPPROTO_IP, IP_FREEBIND, Of::internet},
-    {IPPROTO_TCP, TCP_NODELAY, Of::tcp},
-    {IPPROTO_TCP, TCP_CORK, Of::tcp},
-    {IPPROTO_TCP, TCP_KEEPIDLE, Of::tcp},
-    {IPPROTO_TCP, TCP_KEEPINTVL, Of::tcp},
-    {IPPROTO_TCP, TCP_KEEPCNT, Of::tcp},
-    {IPPROTO_TCP, TCP_USER_TIMEOUT, Of::tcp},
-    {IPPROTO_TCP, TCP_SYNCNT, Of::tcp},
-    {IPPROTO_TCP, TCP_DEFER_ACCEPT, Of::tcp},
-    {IPPROTO_TCP, TCP_FASTOPEN, Of::tcp},
-};
 
 Result<int> integer_option(int socket, int level, int name, const char* what) {
   int value = 0;
@@ -92,26 +50,9 @@ Result<int> integer_option(int socket, int level, int name, const char* what) {
   return value;
 }
 
-bool applies(Of of, int family, int type) {
-  switch (of) {
-    case Of::every:
-      return true;
-    case Of::unix_domain:
-      return family == AF_UNIX;
-    case Of::internet:
-      return family != AF_UNIX;
-    case Of::ipv6:
-      return family == AF_INET6;
-    case Of::tcp:
-      return family != AF_UNIX && type == SOCK_STREAM;
-  }
-  return false;
-}
-
 using NameCall = int (*)(int, sockaddr*, socklen_t*);
 
-// The address, or nothing where there is none (ENOTCONN).
-std::vector<std::byte> address_of(int socket, NameCall call) {
+std::vector<std::byte> name_of(int socket, NameCall call) {
   sockaddr_storage storage{};
   socklen_t size = sizeof storage;
   if (call(socket, reinterpret_cast<sockaddr*>(&storage), &size) != 0) return {};
@@ -119,12 +60,82 @@ std::vector<std::byte> address_of(int socket, NameCall call) {
   return {bytes, bytes + std::min<std::size_t>(size, sizeof storage)};
 }
 
+template <class Address>
+Address name_as(const std::vector<std::byte>& name) {
+  Address address{};
+  std::memcpy(&address, name.data(), std::min(sizeof address, name.size()));
+  return address;
+}
+template <class Address>
+std::vector<std::byte> bytes_of(const Address& address) {
+  const auto bytes = std::as_bytes(std::span(&address, 1));
+  return {bytes.begin(), bytes.end()};
+}
+
 bool has_address(const std::vector<std::byte>& local, int family) {
   if (family == AF_UNIX) return local.size() > offsetof(sockaddr_un, sun_path);
-  in_port_t port = 0;  // at the same place in sockaddr_in and sockaddr_in6
-  if (local.size() >= sizeof(sockaddr_in))
-    std::memcpy(&port, local.data() + offsetof(sockaddr_in, sin_port), sizeof port);
-  return port != 0;
+  return model::port_of(local) != 0;
+}
+
+SocketState state_of_addressed(const model::Socket& socket) {
+  if (!socket.peer.empty()) return SocketState::connected;
+  if (socket.family == AF_NETLINK || socket.family == AF_PACKET) {
+    const bool some = std::ranges::any_of(socket.local.begin() + sizeof(sa_family_t), socket.local.end(),
+                                          [](std::byte byte) { return byte != std::byte{0}; });
+    return some ? SocketState::bound : SocketState::fresh;
+  }
+  return has_address(socket.local, socket.family) ? SocketState::bound : SocketState::fresh;
+}
+
+// Why a socket of this kind is not handled; empty if it is.
+std::string unhandled_socket(int family, int type, int protocol) {
+  switch (family) {
+    case AF_UNIX:
+      return {};
+    case AF_INET:
+    case AF_INET6:
+      if (type == SOCK_STREAM) return protocol == IPPROTO_TCP ? "" : "stream socket other than TCP";
+      if (type == SOCK_RAW) return protocol == IPPROTO_IGMP ? "raw IGMP socket" : "";  // it may be the multicast router
+      for (const int known : {+IPPROTO_UDP, +IPPROTO_UDPLITE, +IPPROTO_ICMP, +IPPROTO_ICMPV6})
+        if (type == SOCK_DGRAM && protocol == known) return {};
+      return "internet socket of an unknown kind";
+    case AF_NETLINK:
+      // Others have state in the kernel that goes with the socket (nfnetlink queues, the audit daemon).
+      for (const int known : {NETLINK_ROUTE, NETLINK_USERSOCK, NETLINK_SOCK_DIAG, NETLINK_XFRM, NETLINK_SELINUX,
+                              NETLINK_KOBJECT_UEVENT, NETLINK_GENERIC})
+        if (protocol == known) return {};
+      return fmt::format("netlink socket (of protocol {})", protocol);
+    case AF_PACKET:
+      return {};
+    case AF_VSOCK:
+      return "vsock socket";
+    default:
+      return "socket of an unknown family";
+  }
+}
+
+Result<std::vector<model::Membership>> netlink_groups(int socket) {
+  std::array<std::uint32_t, 64> bits{};
+  socklen_t size = sizeof bits;
+  if (::getsockopt(socket, SOL_NETLINK, NETLINK_LIST_MEMBERSHIPS, bits.data(), &size) != 0)
+    return fail_errno("getsockopt", "NETLINK_LIST_MEMBERSHIPS");
+  std::vector<model::Membership> groups;
+  const int count = static_cast<int>(std::min<std::size_t>(size, sizeof bits) * 8);
+  for (int group = 1; group <= count; ++group) {  // bit 0 is group 1: netlink(7)
+    const auto bit = static_cast<std::size_t>(group - 1);
+    if ((bits[bit / 32] >> (bit % 32) & 1U) != 0) groups.push_back({.level = SOL_NETLINK, .group = bytes_of(group)});
+  }
+  return groups;
+}
+
+// What was sent whole leaves the socket at once, or when the device has it.
+bool holds_half_a_datagram(int socket) {
+  for (int waited = 0; waited < kPatienceMs; ++waited) {
+    int under_way = 0;
+    if (::ioctl(socket, SIOCOUTQ, &under_way) != 0 || under_way == 0) return false;
+    ::poll(nullptr, 0, 1);
+  }
+  return true;
 }
 
 short polled(int socket) {
@@ -178,11 +189,6 @@ Result<void> read_unix(int duplicate, const UnixDiagnosis& diagnosis, model::Soc
   if (diagnosis.file_inode != 0) socket.file.emplace().inode = diagnosis.file_inode;
   socket.reset = (polled(duplicate) & POLLERR) != 0;
   return {};
-}
-
-bool has_filter(int duplicate) {
-  socklen_t size = 0;  // in: 0 asks how many instructions there are; out: that many
-  return ::getsockopt(duplicate, SOL_SOCKET, SO_GET_FILTER, nullptr, &size) == 0 && size > 0;
 }
 
 }  // namespace
@@ -239,69 +245,85 @@ Result<UnixDiagnosis> UnixDiagnoser::ask(std::uint64_t inode) {
   return diagnosis;
 }
 
+std::vector<std::byte> own_address(int socket) {
+  std::vector<std::byte> name =
+      name_of(socket, [](int fd, sockaddr* address, socklen_t* size) { return ::getsockname(fd, address, size); });
+  switch (name_as<sockaddr>(name).sa_family) {
+    case AF_NETLINK: {  // groups are memberships
+      auto address = name_as<sockaddr_nl>(name);
+      address.nl_groups = 0;
+      return bytes_of(address);
+    }
+    case AF_PACKET: {  // the rest is the device's
+      const auto told = name_as<sockaddr_ll>(name);
+      sockaddr_ll address{};
+      address.sll_family = AF_PACKET;
+      address.sll_protocol = told.sll_protocol;
+      address.sll_ifindex = told.sll_ifindex;
+      return bytes_of(address);
+    }
+    default:
+      return name;
+  }
+}
+
+std::vector<std::byte> peer_address(int socket) {
+  std::vector<std::byte> name =
+      name_of(socket, [](int fd, sockaddr* address, socklen_t* size) { return ::getpeername(fd, address, size); });
+  const auto netlink = name_as<sockaddr_nl>(name);
+  // The kernel itself, to which a netlink socket sends anyway.
+  if (netlink.nl_family == AF_NETLINK && netlink.nl_pid == 0 && netlink.nl_groups == 0) return {};
+  return name;
+}
+
 Result<model::FileObject> read_socket(int duplicate, std::uint64_t inode, UnixDiagnoser& diagnoser) {
   const int family = RELIVE_TRY(integer_option(duplicate, SOL_SOCKET, SO_DOMAIN, "SO_DOMAIN"));
   const int type = RELIVE_TRY(integer_option(duplicate, SOL_SOCKET, SO_TYPE, "SO_TYPE"));
   const int protocol = RELIVE_TRY(integer_option(duplicate, SOL_SOCKET, SO_PROTOCOL, "SO_PROTOCOL"));
-  const auto unhandled = [](const char* what) { return model::FileObject(model::UnhandledFile{what}); };
+  const auto unhandled = [](std::string what) { return model::FileObject(model::UnhandledFile{std::move(what)}); };
   const bool internet = family == AF_INET || family == AF_INET6;
-  if (family == AF_NETLINK) return unhandled("netlink socket");
-  if (family == AF_PACKET) return unhandled("packet socket");
-  if (family == AF_VSOCK) return unhandled("vsock socket");
-  if (!internet && family != AF_UNIX) return unhandled("socket of an unknown family");
-  if (internet && type == SOCK_DGRAM && protocol == IPPROTO_UDP) return unhandled("UDP socket");
-  if (internet && (type != SOCK_STREAM || protocol != IPPROTO_TCP)) return unhandled("non-TCP socket");
+  if (std::string what = unhandled_socket(family, type, protocol); !what.empty()) return unhandled(what);
 
   model::Socket socket;
   socket.inode = inode;
   socket.family = family;
   socket.type = type;
   socket.protocol = protocol;
-  socket.local = address_of(
-      duplicate, [](int fd, sockaddr* address, socklen_t* size) { return ::getsockname(fd, address, size); });
-  socket.peer = address_of(duplicate,
-                           [](int fd, sockaddr* address, socklen_t* size) { return ::getpeername(fd, address, size); });
-  if (internet) {
+  socket.local = own_address(duplicate);
+  socket.peer = peer_address(duplicate);
+  if (model::is_addressed(socket)) {
+    if (type == SOCK_DGRAM && internet && holds_half_a_datagram(duplicate))
+      return unhandled("half-written UDP socket (MSG_MORE has begun a datagram)");
+    socket.state = state_of_addressed(socket);
+    if (family == AF_NETLINK) socket.memberships = RELIVE_TRY(netlink_groups(duplicate));
+    if (family == AF_PACKET) {
+      const auto told = RELIVE_TRY(packet_socket(inode));
+      if (!told) return unhandled("packet socket of another network namespace");
+      if (told->ring) return unhandled("packet socket with a ring (PACKET_RX_RING, PACKET_TX_RING)");
+      if (RELIVE_TRY(integer_option(duplicate, SOL_PACKET, PACKET_FANOUT, "PACKET_FANOUT")) != 0)
+        return unhandled("packet socket of a group (PACKET_FANOUT)");
+      socket.memberships = told->memberships;
+    }
+  } else if (internet) {
     RELIVE_TRY(read_tcp(duplicate, socket));
   } else {
     const UnixDiagnosis diagnosis = RELIVE_TRY(diagnoser.ask(inode));
     if (!diagnosis.found) return unhandled("unix socket of another network namespace");
     RELIVE_TRY(read_unix(duplicate, diagnosis, socket));
   }
-  if (socket.state == SocketState::listening && has_filter(duplicate))
-    return unhandled("listening socket with a filter");
-  if (type != SOCK_STREAM && has_filter(duplicate)) return unhandled("datagram socket with a filter");
+  const auto filter = read_filter(duplicate);
+  if (!filter && filter.error().kind == ErrorKind::permission) return unhandled("socket with a BPF program");
+  if (filter && !filter->empty() && type == SOCK_STREAM && internet) return unhandled("TCP socket with a filter");
+  if (filter && !filter->empty() && type != SOCK_STREAM && family == AF_UNIX)
+    return unhandled("datagram socket with a filter");
   if (internet && socket.state == SocketState::hung_up)
     socket.unread = RELIVE_TRY(peek_messages(duplicate, family, type, {}, disregard));
   socket.options = read_socket_options(duplicate, family, type);
-  if (socket.state == SocketState::connected)  // for bind(2) alone, and fixed by it
+  if (socket.state == SocketState::connected && type == SOCK_STREAM)  // for bind(2) alone, and fixed by it
     std::erase_if(socket.options, [](const model::SocketOption& option) {
       return option.level == IPPROTO_IPV6 && option.name == IPV6_V6ONLY;
     });
   return model::FileObject(std::move(socket));
-}
-
-std::vector<model::SocketOption> read_socket_options(int socket, int family, int type) {
-  std::vector<model::SocketOption> options;
-  std::array<std::byte, 64> value{};
-  for (const OptionName& option : kOptions) {
-    if (!applies(option.of, family, type)) continue;
-    socklen_t size = value.size();
-    if (::getsockopt(socket, option.level, option.name, value.data(), &size) != 0) continue;
-    options.push_back({option.level, option.name, {value.begin(), value.begin() + size}});
-  }
-  // The kernel sizes the buffers as it likes unless the program has set them; it doubles what it is given (socket(7)).
-  const int locked = integer_option(socket, SOL_SOCKET, kBufferLock, "SO_BUF_LOCK").value_or(0);
-  const auto add = [&](int name, int number) {
-    const auto bytes = std::as_bytes(std::span(&number, 1));
-    options.push_back({SOL_SOCKET, name, {bytes.begin(), bytes.end()}});
-  };
-  if ((locked & kSendBufferLocked) != 0)
-    add(SO_SNDBUF, integer_option(socket, SOL_SOCKET, SO_SNDBUF, "SO_SNDBUF").value_or(0) / 2);
-  if ((locked & kReceiveBufferLocked) != 0)
-    add(SO_RCVBUF, integer_option(socket, SOL_SOCKET, SO_RCVBUF, "SO_RCVBUF").value_or(0) / 2);
-  add(kBufferLock, locked);
-  return options;
 }
 
 namespace {
@@ -451,20 +473,25 @@ Result<std::vector<model::Message>> peek_messages(int duplicate, int family, int
   std::vector<model::Message> messages;
   const short ready = polled(duplicate);
   if ((ready & POLLIN) == 0) return messages;
+  auto peeking = Peeking::at_begin(duplicate);
+  if (!peeking && family != AF_UNIX) {  // no SO_PEEK_OFF: only the first one could be seen
+    messages.push_back({.bytes = {}, .from = {}, .unseen = true});
+    return messages;
+  }
+  if (!peeking) return std::unexpected(std::move(peeking).error());
   const int waiting = RELIVE_TRY(bytes_waiting(duplicate));
   if (type == SOCK_STREAM && waiting == 0) return messages;
   if (type != SOCK_STREAM && (ready & POLLERR) != 0) {  // receiving would give the error, once
     if (waiting != 0) messages.push_back({.bytes = {}, .from = {}, .unseen = true});
     return messages;
   }
-  const Peeking peeking = RELIVE_TRY(Peeking::at_begin(duplicate));
   std::vector<std::byte> buffer(kMessageBytes);
   for (std::size_t seen = 0;;) {
     const std::size_t room = buffer.size();
     auto message = RELIVE_TRY(peek_one(duplicate, task, identify, buffer));
     if (!message) break;
     if (buffer.size() != room) {  // it was longer than the buffer: once more
-      RELIVE_TRY(peeking.move_to(static_cast<int>(seen)));
+      RELIVE_TRY(peeking->move_to(static_cast<int>(seen)));
       continue;
     }
     // The end of a stream; of a seqpacket socket it looks like an empty message.
@@ -474,7 +501,7 @@ Result<std::vector<model::Message>> peek_messages(int duplicate, int family, int
     if (type == SOCK_STREAM && !message->files.empty()) {
       const std::size_t size = message->bytes.size();
       const auto before =
-          static_cast<std::ptrdiff_t>(RELIVE_TRY(bytes_before_files(duplicate, peeking, seen - size, size)));
+          static_cast<std::ptrdiff_t>(RELIVE_TRY(bytes_before_files(duplicate, *peeking, seen - size, size)));
       model::Message plain = *message;
       plain.files.clear();
       plain.bytes.resize(static_cast<std::size_t>(before));
@@ -529,8 +556,10 @@ int lowest_table(const Survey& survey, int table, Predicate is_one) {
 std::string unhandled_messages(const model::Socket& socket) {
   if (std::ranges::any_of(socket.unread, &model::Message::foreign_sender))
     return "holds unread messages that carry the credentials of another process; nobody may send those again";
-  if (std::ranges::any_of(socket.unread, &model::Message::unseen) || (socket.reset && socket.type == SOCK_DGRAM))
-    return "has an error pending (ECONNRESET), which this release does not put back";
+  const bool datagrams = socket.type == SOCK_DGRAM || model::is_addressed(socket);
+  const bool unseen = std::ranges::any_of(socket.unread, &model::Message::unseen);
+  if (unseen && !socket.reset) return "holds unread messages, which nobody can look at without taking them";
+  if (unseen || (socket.reset && datagrams)) return "has an error pending, which this release does not put back";
   return {};
 }
 

@@ -3,6 +3,7 @@
 
 #include <sys/types.h>
 
+#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -36,6 +37,14 @@ class UnixDiagnoser {
 // Socket::peer_inode is the peer wherever it is, and `unread` is empty unless the peer is gone: the caller, who sees
 // the whole table, completes both.
 Result<model::FileObject> read_socket(int duplicate, std::uint64_t inode, UnixDiagnoser& diagnoser);
+
+// The instructions of a socket's filter (SO_ATTACH_FILTER), none where it has none. Errors: permission, where it is a
+// BPF program, which the kernel shows to nobody.
+Result<std::vector<std::byte>> read_filter(int socket);
+
+// What a socket is bound and connected to (model::Socket::local and peer); nothing where there is none.
+std::vector<std::byte> own_address(int socket);
+std::vector<std::byte> peer_address(int socket);
 
 // Whose messages need not be told from the task's own.
 struct Sender {

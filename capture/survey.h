@@ -32,9 +32,11 @@ Result<void> complete_named_pipes(const Survey& survey);
 Result<void> complete_epoll_sets(const Survey& survey);
 // Unix sockets: peers outside are none of ours; between two sockets of the tree, the unread bytes are.
 Result<void> complete_unix_sockets(const Survey& survey);
-// TCP connections from the tree to itself, both ends established and nothing under way: each other's inode and the
-// unread bytes. Others count as connections to a peer outside.
+// TCP connections from the tree to itself, both ends established or one half ended, and nothing under way: each other's
+// inode and the unread bytes. Others count as connections to a peer outside.
 Result<void> complete_tcp_pairs(const Survey& survey);
+// UDP and its like: unread datagrams, multicast groups, shutdown, a pending error.
+Result<void> complete_addressed_sockets(const Survey& survey);
 
 // Which pseudo-terminals have both ends in the tree.
 void complete_terminals(const Survey& survey);

@@ -17,8 +17,11 @@ namespace {
 
 using model::Socket;
 
-constexpr int kEstablished = 1;  // TCP_ESTABLISHED
-constexpr int kPatienceMs = 60;  // the kernel acknowledges after 40 ms at most (TCP_DELACK_MIN, TCP_ATO_MIN)
+constexpr int kEstablished = 1;   // TCP_ESTABLISHED
+constexpr int kEnds = 4;          // TCP_FIN_WAIT1
+constexpr int kHasEnded = 5;      // TCP_FIN_WAIT2: it has shut down sending, and the other end knows
+constexpr int kPeerHasEnded = 8;  // TCP_CLOSE_WAIT
+constexpr int kPatienceMs = 60;   // the kernel acknowledges after 40 ms at most (TCP_DELACK_MIN, TCP_ATO_MIN)
 
 Result<tcp_info> info_of(int socket) {
   tcp_info info{};
@@ -31,9 +34,14 @@ Result<tcp_info> info_of(int socket) {
 // are compared first (tcp_info: Linux 4.19). A connection made by TCP repair counts otherwise: there the
 // acknowledgement is waited for.
 Result<bool> has_settled(int from, int to) {
-  const tcp_info sender = RELIVE_TRY(info_of(from));
+  tcp_info sender = RELIVE_TRY(info_of(from));
+  for (int waited = 0; sender.tcpi_state == kEnds && waited < kPatienceMs; ++waited) {
+    ::poll(nullptr, 0, 1);
+    sender = RELIVE_TRY(info_of(from));
+  }
   const tcp_info receiver = RELIVE_TRY(info_of(to));
-  if (sender.tcpi_state != kEstablished) return false;
+  if (sender.tcpi_state == kHasEnded) return true;  // whatever it sent is acknowledged
+  if (sender.tcpi_state != kEstablished && sender.tcpi_state != kPeerHasEnded) return false;
   if (sender.tcpi_notsent_bytes == 0 &&
       sender.tcpi_bytes_sent - sender.tcpi_bytes_retrans == receiver.tcpi_bytes_received)
     return true;
@@ -44,6 +52,11 @@ Result<bool> has_settled(int from, int to) {
     if (waited == kPatienceMs) return false;
     ::poll(nullptr, 0, 1);
   }
+}
+
+Result<int> shutdown_of(int socket) {
+  const int state = RELIVE_TRY(info_of(socket)).tcpi_state;
+  return state == kHasEnded ? 2 : state == kPeerHasEnded ? 1 : 0;
 }
 
 }  // namespace
@@ -67,8 +80,10 @@ Result<void> complete_tcp_pairs(const Survey& survey) {
     if (!RELIVE_TRY(has_settled(one.get(), two.get())) || !RELIVE_TRY(has_settled(two.get(), one.get()))) continue;
     socket->peer_inode = peer->inode;
     peer->peer_inode = socket->inode;
-    socket->unread = RELIVE_TRY(peek_messages(one.get(), socket->family, socket->type, {}, {}));
-    peer->unread = RELIVE_TRY(peek_messages(two.get(), peer->family, peer->type, {}, {}));
+    socket->shutdown = RELIVE_TRY(shutdown_of(one.get()));
+    peer->shutdown = RELIVE_TRY(shutdown_of(two.get()));
+    socket->unread = RELIVE_TRY(peek_messages(one.get(), socket->family, socket->type, {}, disregard));
+    peer->unread = RELIVE_TRY(peek_messages(two.get(), peer->family, peer->type, {}, disregard));
   }
   return {};
 }

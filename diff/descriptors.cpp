@@ -709,7 +709,8 @@ int table_of(const DescriptorOperation& operation, const DescriptorPlan& plan) {
           return o.to.table;
         } else if constexpr (requires { o.fd; }) {
           return o.fd.table;
-        } else if constexpr (std::is_same_v<Operation, TakeLiving> || std::is_same_v<Operation, SetOption>) {
+        } else if constexpr (std::is_same_v<Operation, TakeLiving> || std::is_same_v<Operation, SetOption> ||
+                             std::is_same_v<Operation, MoveSocket>) {
           return o.from.table;
         } else if constexpr (std::is_same_v<Operation, MakePipe>) {
           return home(o.read_end ? *o.read_end : o.write_end.value_or(0));
@@ -758,9 +759,6 @@ std::string text(const DescriptorOperation& operation) {
           [](const MakeConnection& o) {
             return fmt::format("make a TCP connection: files {} and {}", o.first, o.second);
           },
-          [](const RefillConnection& o) {
-            return fmt::format("socket {} -> {}: put its unread bytes back", o.writer.value, o.reader.value);
-          },
           [](const MakeHungUp& o) { return fmt::format("make a socket whose peer is gone: file {}", o.file); },
           [](const ConnectSocket& o) { return fmt::format("connect the new socket of file {}", o.file); },
           [](const FillSocket& o) {
@@ -794,6 +792,7 @@ std::string text(const DescriptorOperation& operation) {
           [](const SetOption& o) {
             return fmt::format("socket {}: option {}/{}", o.from.value, o.option.level, o.option.name);
           },
+          [](const MoveSocket& o) { return fmt::format("socket {}: bind and connect it as it was", o.from.value); },
           [](const ShutDown& o) { return fmt::format("socket {}: shut down {}", o.fd.value, o.how); },
           [](const Listen& o) { return fmt::format("socket {}: backlog {}", o.fd.value, o.backlog); },
           [](const Watch& o) {

@@ -105,7 +105,12 @@ struct FillSocket {  // a new datagram socket
 struct SetOption {       // on a living socket; nobody runs who could see it before commit, and it can be undone
   model::RemoteFd from;  // its number in the living table
   model::SocketOption option;
-  std::vector<std::byte> living;  // the option's value now; empty if not known
+  std::vector<model::SocketOption> back;  // in this order; none where it is not known what the option was
+};
+struct MoveSocket {  // a living socket that sends to addresses: to its wanted address, and to whom it is connected
+  std::size_t file;
+  std::size_t living;    // index into the living table's open_files
+  model::RemoteFd from;  // its number in the living table
 };
 
 struct PutContents {  // into a memfd: its size and what it held
@@ -181,11 +186,6 @@ struct PutRight {  // a self-contained object, or a terminal, that is still ther
   model::RemoteFd fd;
   std::string kind;
 };
-struct RefillConnection {  // `file` is the reading end of a TCP connection inside the task, `writer` the other one
-  std::size_t file;
-  model::RemoteFd reader;
-  model::RemoteFd writer;
-};
 struct EmptySocket {  // what came since is dropped
   model::RemoteFd fd;
   std::uint32_t flags;  // the status flags that it ends up with
@@ -213,10 +213,10 @@ struct Watch {
 
 using DescriptorOperation =
     std::variant<TakeHeld, TakeLiving, Import, MakePipe, MakeSelfContained, OpenTerminal, MakeEpollSet, MakeSocket,
-                 MakeSocketPair, MakeConnection, MakeHungUp, ConnectSocket, FillSocket, SetOption, OpenAnew,
+                 MakeSocketPair, MakeConnection, MakeHungUp, ConnectSocket, FillSocket, SetOption, MoveSocket, OpenAnew,
                  PutContents, TakeLocks, CloseSpare, SetLocks, Unwatch, CloseDescriptor, Place, SetCloseOnExec,
-                 SetStatusFlags, SetOwner, Seek, RefillPipe, OpenNamedPipe, RefillNamedPipe, PutRight, RefillConnection,
-                 EmptySocket, RefillSocket, ShutDown, Listen, Watch>;
+                 SetStatusFlags, SetOwner, Seek, RefillPipe, OpenNamedPipe, RefillNamedPipe, PutRight, EmptySocket,
+                 RefillSocket, ShutDown, Listen, Watch>;
 
 // One line for --dry-run: "close descriptor 9".
 std::string text(const DescriptorOperation& operation);

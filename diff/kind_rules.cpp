@@ -56,7 +56,26 @@ constexpr KindRule kKindRules[] = {
      "name, peer, unread messages with their senders, options, shutdown",
      "what a peer outside has sent to a connected one",
      "made anew, with its messages; refused if its name was taken, or if only a sender outside could send one again"},
-    {"TCP connection inside the task", "unread bytes, options", "bytes under way, a half that was closed since",
+    {"UDP socket (IPv4, IPv6; UDP-Lite, too)",
+     "address, peer, multicast groups with their source filters, options, unread datagrams with their senders; what "
+     "came since is thrown away, also an error that is pending since",
+     "",
+     "made anew, with its datagrams; refused if its address was taken, or if only a sender outside could send one "
+     "again"},
+    {"raw and ping socket (IPv4, IPv6), packet socket",
+     "address or device and protocol, peer, groups, options, filter; what came since is thrown away", "",
+     "made anew; refused where a device is gone, or the id of a ping socket was taken"},
+    {"netlink socket (route, generic, uevent and other protocols without a state of their own in the kernel)",
+     "port, groups, peer, options; what came since is thrown away", "what it has asked the kernel for",
+     "made anew; refused if its port was taken"},
+    {"tun and tap device",
+     "the interface that it is attached to, whether that stays, header, send buffer, flags; packets that came since "
+     "are dropped",
+     "the interface itself: addresses, routes, whether it is up",
+     "attached again; an interface that is gone is made anew, without addresses and routes; refused where somebody "
+     "else has it"},
+    {"TCP connection inside the task, also with one half shut down", "unread bytes, options",
+     "bytes under way, a half that was closed since",
      "both ends closed: made anew with its addresses and bytes (TCP repair; without CAP_NET_ADMIN both are gone); one: "
      "gone"},
     {"connection to a peer outside (TCP, unix)", "flags, options", "the connection and what is under way in it",

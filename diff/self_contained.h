@@ -14,6 +14,7 @@ namespace relive::diff {
 [[nodiscard]] bool can_become(const model::SignalFile& wanted, const model::SignalFile& living);
 [[nodiscard]] bool can_become(const model::InotifySet& wanted, const model::InotifySet& living);
 [[nodiscard]] bool can_become(const model::ProcessHandle& wanted, const model::ProcessHandle& living);
+[[nodiscard]] bool can_become(const model::Tunnel& wanted, const model::Tunnel& living);
 
 // What differs, a phrase each ("count 3 -> 5"); empty where nothing must be put right.
 [[nodiscard]] std::vector<std::string> changes(const model::EventCounter& wanted, const model::EventCounter& living);
@@ -21,6 +22,7 @@ namespace relive::diff {
 [[nodiscard]] std::vector<std::string> changes(const model::SignalFile& wanted, const model::SignalFile& living);
 [[nodiscard]] std::vector<std::string> changes(const model::InotifySet& wanted, const model::InotifySet& living);
 [[nodiscard]] std::vector<std::string> changes(const model::ProcessHandle& wanted, const model::ProcessHandle& living);
+[[nodiscard]] std::vector<std::string> changes(const model::Tunnel& wanted, const model::Tunnel& living);
 
 // Must a living one be put right? Of most kinds: where something differs. A timer runs down without anybody's doing.
 template <class T>
@@ -39,5 +41,6 @@ struct CannotMake {
 [[nodiscard]] CannotMake cannot_make(const model::SignalFile& wanted);
 [[nodiscard]] CannotMake cannot_make(const model::InotifySet& wanted);
 [[nodiscard]] CannotMake cannot_make(const model::ProcessHandle& wanted);
+[[nodiscard]] CannotMake cannot_make(const model::Tunnel& wanted);
 
 }  // namespace relive::diff

@@ -5,7 +5,9 @@
 #include <netinet/tcp.h>
 
 #include <algorithm>
-#include <cstring>
+
+#include "diff/addressed_sockets.h"
+#include "diff/socket_options.h"
 
 namespace relive::diff {
 
@@ -14,10 +16,6 @@ using model::Socket;
 using model::SocketState;
 
 namespace {
-
-// What certainly fits into an empty socket with buffers of the kernel's own size (net.core.wmem_default).
-constexpr std::size_t kCertainlyFits = std::size_t{64} << 10;
-constexpr std::size_t kCostOfMessage = 1280;  // beside its bytes, which may be rounded up to twice as many
 
 constexpr std::string_view kGoneWithFiles =
     "gone since the snapshot, and it held an unread message with descriptors that cannot be sent again";
@@ -31,37 +29,6 @@ bool leads_outside(const Socket& socket) { return socket.state == SocketState::c
 // Two sockets of the task, each connected to the other.
 bool is_pair(const Socket& one, const Socket& other) {
   return one.peer_inode == other.inode && other.peer_inode == one.inode;
-}
-
-const model::SocketOption* find_option(const Socket& socket, const model::SocketOption& option) {
-  const auto found = std::ranges::find_if(socket.options, [&](const model::SocketOption& other) {
-    return other.level == option.level && other.name == option.name;
-  });
-  return found == socket.options.end() ? nullptr : &*found;
-}
-
-// So much is sent at one go for certain, into a TCP connection that has just been emptied.
-constexpr std::size_t kMostRefilled = std::size_t{16} << 10;
-
-int integer(const model::SocketOption& option) {
-  int value = 0;
-  if (option.value.size() >= sizeof value) std::memcpy(&value, option.value.data(), sizeof value);
-  return value;
-}
-
-// Might this sender keep bytes back, or take less than kMostRefilled?
-bool holds_back(const Socket& sender) {
-  return std::ranges::any_of(sender.options, [](const model::SocketOption& option) {
-    if (option.level == IPPROTO_TCP && option.name == TCP_CORK) return integer(option) != 0;
-    return option.level == SOL_SOCKET && option.name == SO_SNDBUF &&
-           integer(option) < static_cast<int>(4 * kMostRefilled);
-  });
-}
-
-bool certainly_fits(const std::vector<Message>& messages) {
-  std::size_t bytes = 0;
-  for (const Message& message : messages) bytes += 2 * message.bytes.size() + kCostOfMessage;
-  return bytes <= kCertainlyFits;
 }
 
 // Who is to send the unread messages again; nothing where one of them cannot.
@@ -116,8 +83,7 @@ bool begins_with(const std::vector<Message>& all, const std::vector<Message>& be
 
 // Can the messages be taken out and sent again, between sockets that stay?
 bool can_be_refilled(const Socket& wanted, const Socket& living) {
-  return wanted.state != SocketState::hung_up && wanted.shutdown == 0 && living.shutdown == 0 &&
-         certainly_fits(wanted.unread);
+  return wanted.state != SocketState::hung_up && wanted.shutdown == 0 && living.shutdown == 0 && certainly_fits(wanted);
 }
 
 // A file that was renamed, or replaced, cannot be made by binding. Of those that are made with their name.
@@ -139,13 +105,16 @@ std::vector<std::size_t> partners(std::size_t wanted, const Table& wanted_table)
   std::vector<std::size_t> all;
   if (const auto peer = wanted_table.socket_with_inode(socket.peer_inode)) all.push_back(*peer);
   if (socket.unread.empty()) return all;
-  for (const auto& sender : senders_of(socket, wanted_table).value_or(Senders{}))
+  const auto senders =
+      model::is_addressed(socket) ? addressed_senders(socket, wanted_table) : senders_of(socket, wanted_table);
+  for (const auto& sender : senders.value_or(Senders{}))
     if (sender) all.push_back(*sender);
   return all;
 }
 
 bool can_become(const Socket& wanted, const Socket& living) {
   if (wanted.family != living.family || wanted.type != living.type || wanted.protocol != living.protocol) return false;
+  if (model::is_addressed(wanted)) return addressed_can_become(wanted, living);
   if (is_datagram(wanted)) {
     // A name cannot be taken back, connecting elsewhere throws away what is unread, and shutting down is for ever.
     if (!same_name(wanted, living) || wanted.peer != living.peer || wanted.shutdown != living.shutdown) return false;
@@ -160,6 +129,7 @@ bool can_become(const Socket& wanted, const Socket& living) {
 }
 
 bool can_stand_for(const Socket& wanted, const Socket& living) {
+  if (model::is_addressed(wanted)) return true;
   if (!is_connection(wanted)) return true;
   if (wanted.peer_inode != 0) {
     const bool same_addresses = wanted.local == living.local && wanted.peer == living.peer;
@@ -169,10 +139,14 @@ bool can_stand_for(const Socket& wanted, const Socket& living) {
   return living.state == SocketState::hung_up;
 }
 
-bool found_by_address(const Socket& wanted) { return !is_connection(wanted) && wanted.state != SocketState::fresh; }
+bool found_by_address(const Socket& wanted) {
+  if (wanted.state == SocketState::fresh) return false;
+  return !is_connection(wanted) || model::is_addressed(wanted);
+}
 
 bool can_stay(const Socket& wanted, const Socket& living, const Table& wanted_table, const Table& living_table,
               const Matches& matches) {
+  if (model::is_addressed(wanted)) return true;
   if (wanted.state == SocketState::hung_up) return same_content(wanted, living, matches);
   if (wanted.peer_inode == 0) {
     return leads_outside(wanted) || same_content(wanted, living, matches) ||
@@ -237,7 +211,7 @@ namespace {
 void send_files_again(std::size_t wanted, std::size_t peer, const Socket& socket, const Socket& other,
                       SocketPart& part) {
   if (!model::carries_files(socket)) return;
-  if (socket.shutdown != 0 || other.shutdown != 0 || !certainly_fits(socket.unread)) {
+  if (socket.shutdown != 0 || other.shutdown != 0 || !certainly_fits(socket)) {
     part.refusal = std::string(kGoneWithFiles);
     return;
   }
@@ -249,6 +223,7 @@ void send_files_again(std::size_t wanted, std::size_t peer, const Socket& socket
 SocketPart make_socket(std::size_t wanted, const Table& wanted_table, const Table& living_table,
                        const Matches& matches) {
   const auto& socket = *wanted_table.as<Socket>(wanted);
+  if (model::is_addressed(socket)) return make_addressed(wanted, wanted_table, living_table, matches);
   SocketPart part;
   const auto peer = wanted_table.socket_with_inode(socket.peer_inode);
   if (has_lost_its_name(socket)) part.refusal = "closed since the snapshot, when its name led to it no more";
@@ -278,29 +253,28 @@ SocketPart make_socket(std::size_t wanted, const Table& wanted_table, const Tabl
 
 namespace {
 
-// What is unread at one end of a TCP connection inside the task: sent again by the other end.
-void refill(SocketPart& part, std::size_t wanted, const Table& wanted_table, const Table& living_table,
-            const Matches& matches) {
+// Are both ends of a TCP connection inside the task still there, with nothing under way, so that what is unread can be
+// sent again by the other end?
+bool can_send_again(std::size_t wanted, const Table& wanted_table, const Table& living_table, const Matches& matches,
+                    SocketPart& part) {
   const auto& socket = *wanted_table.as<Socket>(wanted);
   const auto& living = *living_table.as<Socket>(*matches.living_of[wanted]);
   const auto peer = wanted_table.socket_with_inode(socket.peer_inode);
   const bool whole = peer && matches.living_of[*peer] && living.peer_inode != 0 &&
-                     living_table.as<Socket>(*matches.living_of[*peer])->inode == living.peer_inode;
+                     living_table.as<Socket>(*matches.living_of[*peer])->inode == living.peer_inode &&
+                     living.shutdown == socket.shutdown;
   if (!whole) {
     part.notes.push_back(wanted_table.name(wanted) +
                          ": half closed since the snapshot, or with bytes under way: kept as it is");
-    return;
+    return false;
   }
-  if (socket.unread == living.unread) return;
-  const std::size_t bytes = model::bytes_of(socket.unread).size();
-  if (bytes > kMostRefilled || holds_back(*wanted_table.as<Socket>(*peer))) {
-    part.refusals.push_back(
-        {.object = wanted_table.name(wanted),
-         .reason = fmt::format("{} unread bytes of a connection inside the task cannot be sent again at one go", bytes),
-         .hint = fmt::format("at most {}, with neither TCP_CORK nor a small SO_SNDBUF", kMostRefilled)});
-    return;
-  }
-  part.rights.emplace_back(RefillConnection{wanted, wanted_table.at_home(wanted), wanted_table.at_home(*peer)});
+  if (socket.unread == living.unread) return true;
+  const auto& sender = *wanted_table.as<Socket>(*peer);
+  const bool ended = (sender.shutdown & 2) != 0;
+  if (!ended && !is_set(sender, IPPROTO_TCP, TCP_CORK)) return true;
+  part.refusal = fmt::format("it held {} unread bytes, which the other end cannot send again ({})",
+                             model::bytes_of(socket.unread).size(), ended ? "it has shut down sending" : "TCP_CORK");
+  return false;
 }
 
 void put_messages_right(std::size_t wanted, const Table& wanted_table, const Table& living_table,
@@ -308,9 +282,12 @@ void put_messages_right(std::size_t wanted, const Table& wanted_table, const Tab
   const auto& socket = *wanted_table.as<Socket>(wanted);
   const std::size_t living_index = *matches.living_of[wanted];
   const auto& living = *living_table.as<Socket>(living_index);
-  if (leads_outside(socket) || socket.state == SocketState::hung_up || same_content(socket, living, matches)) return;
+  if (leads_outside(socket) || socket.state == SocketState::hung_up) return;
+  const bool tcp = socket.family != AF_UNIX && socket.peer_inode != 0;
+  if (tcp && !can_send_again(wanted, wanted_table, living_table, matches, part)) return;
+  if (same_content(socket, living, matches)) return;
   auto senders = senders_of(socket, wanted_table);
-  if (!senders || !can_be_refilled(socket, living)) {  // so it begins with what was unread: can_stay()
+  if (!senders || !(tcp || can_be_refilled(socket, living))) {  // so it begins with what was unread: can_stay()
     part.notes.push_back(fmt::format("{}: {} datagrams that came since the snapshot stay unread; {}",
                                      wanted_table.name(wanted), living.unread.size() - socket.unread.size(),
                                      only_they_can_send(socket)));
@@ -326,6 +303,7 @@ SocketPart put_right_socket(std::size_t wanted, const Table& wanted_table, const
                             const Matches& matches) {
   const auto& socket = *wanted_table.as<Socket>(wanted);
   const auto& living = *living_table.as<Socket>(*matches.living_of[wanted]);
+  if (model::is_addressed(socket)) return put_right_addressed(wanted, wanted_table, living_table, matches);
   SocketPart part;
   if (socket.state == SocketState::connected && living.state == SocketState::hung_up) {
     part.notes.push_back(wanted_table.name(wanted) +
@@ -339,19 +317,10 @@ SocketPart put_right_socket(std::size_t wanted, const Table& wanted_table, const
   if (socket.file && socket.file->there && living.file && living.file->deleted)
     part.notes.push_back(wanted_table.name(wanted) + ": its name was deleted since the snapshot, and stays so");
   if (living.state == SocketState::hung_up && !is_datagram(socket)) return part;
-  for (const model::SocketOption& option : socket.options) {
-    const model::SocketOption* const now = find_option(living, option);
-    if (now != nullptr && now->value == option.value) continue;
-    part.made.emplace_back(SetOption{.from = living_table.numbers(*matches.living_of[wanted]).front(),
-                                     .option = option,
-                                     .living = now == nullptr ? std::vector<std::byte>{} : now->value});
-  }
+  put_options_right(socket, living, living_table.numbers(*matches.living_of[wanted]).front(), part);
   if (socket.state == SocketState::listening && socket.backlog != living.backlog)
     part.rights.emplace_back(Listen{wanted_table.at_home(wanted), socket.backlog});
-  if (socket.peer_inode != 0 && socket.family != AF_UNIX)
-    refill(part, wanted, wanted_table, living_table, matches);
-  else
-    put_messages_right(wanted, wanted_table, living_table, matches, part);
+  put_messages_right(wanted, wanted_table, living_table, matches, part);
   return part;
 }
 
@@ -372,10 +341,12 @@ std::string bytes_text(const std::vector<std::byte>& wanted, const std::vector<s
 }
 
 std::vector<std::string> changes(const Socket& wanted, const Socket& living) {
+  const bool addressed = model::is_addressed(wanted);
   std::vector<std::string> out;
-  if (wanted.state != living.state) out.emplace_back("its peer has gone since");
-  const bool told =
-      !leads_outside(wanted) && (living.peer_inode != 0 || wanted.peer_inode == 0 || wanted.family == AF_UNIX);
+  if (addressed) out = addressed_changes(wanted, living);
+  if (!addressed && wanted.state != living.state) out.emplace_back("its peer has gone since");
+  const bool told = addressed || (!leads_outside(wanted) &&
+                                  (living.peer_inode != 0 || wanted.peer_inode == 0 || wanted.family == AF_UNIX));
   if (told && !look_like(wanted.unread, living.unread)) out.push_back(messages_text(wanted, living));
   if (living.state == SocketState::hung_up) return out;
   if (wanted.backlog != living.backlog) out.push_back(fmt::format("backlog {} -> {}", wanted.backlog, living.backlog));

@@ -46,8 +46,8 @@ struct UnhandledFile {
 };
 Words words(const UnhandledFile& file);
 
-using FileObject = std::variant<RegularFile, DeviceFile, PipeEnd, EventCounter, EpollSet, Socket,          //
-                                TimerFile, SignalFile, InotifySet, ProcessHandle, Terminal, MessageQueue,  //
+using FileObject = std::variant<RegularFile, DeviceFile, PipeEnd, EventCounter, EpollSet, Socket,                  //
+                                TimerFile, SignalFile, InotifySet, ProcessHandle, Tunnel, Terminal, MessageQueue,  //
                                 NamedPipe, UnhandledFile>;
 
 struct OpenFile {

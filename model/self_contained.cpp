@@ -30,4 +30,10 @@ Words words(const ProcessHandle& handle) {
 // Two handles of one process are two open files.
 bool same_object(const ProcessHandle& /*a*/, const ProcessHandle& /*b*/) { return false; }
 
+Words words(const Tunnel& tunnel) {
+  if (tunnel.interface.empty()) return {.kind = "tun device", .detail = "no interface", .phrase = {}};
+  return {.kind = "tun device", .detail = tunnel.interface, .phrase = "tun device of " + tunnel.interface};
+}
+bool same_object(const Tunnel& a, const Tunnel& b) { return !a.interface.empty() && a.interface == b.interface; }
+
 }  // namespace relive::model

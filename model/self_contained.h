@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 
 #include "model/watches.h"
 #include "model/words.h"
@@ -57,10 +58,25 @@ struct ProcessHandle {
 };
 Words words(const ProcessHandle& handle);
 
+// /dev/net/tun: one end of a tun or tap interface, which itself belongs to the system.
+struct Tunnel {
+  static constexpr bool kSelfContained = true;
+  std::string path;         // of the device file
+  std::string interface;    // "tun0"; empty: none is attached
+  std::uint32_t flags = 0;  // IFF_TUN, IFF_TAP, IFF_NO_PI ..., as TUNGETIFF tells
+  std::int32_t send_buffer = 0;
+  std::int32_t header = 0;         // bytes of the header that IFF_VNET_HDR puts in front
+  std::int32_t little_endian = 0;  // that header
+  bool unread = false;             // packets that nobody can look at without taking them
+  bool operator==(const Tunnel&) const = default;
+};
+Words words(const Tunnel& tunnel);
+
 // Is it the very same kernel object, as far as the kernel tells at all? Where it tells nothing: false.
 [[nodiscard]] bool same_object(const EventCounter& a, const EventCounter& b);
 [[nodiscard]] bool same_object(const TimerFile& a, const TimerFile& b);
 [[nodiscard]] bool same_object(const SignalFile& a, const SignalFile& b);
 [[nodiscard]] bool same_object(const ProcessHandle& a, const ProcessHandle& b);
+[[nodiscard]] bool same_object(const Tunnel& a, const Tunnel& b);
 
 }  // namespace relive::model

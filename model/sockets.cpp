@@ -2,6 +2,8 @@
 
 #include <arpa/inet.h>
 #include <fmt/format.h>
+#include <linux/if_packet.h>
+#include <linux/netlink.h>
 #include <netinet/in.h>
 #include <sys/un.h>
 
@@ -30,6 +32,11 @@ std::string_view state_text(SocketState state) {
 }
 
 std::string_view kind_of(const Socket& socket) {
+  if (socket.family == AF_NETLINK) return "netlink socket";
+  if (socket.family == AF_PACKET) return "packet socket";
+  if (is_addressed(socket) && socket.type == SOCK_RAW) return "raw socket";
+  if (is_addressed(socket) && socket.protocol == IPPROTO_UDPLITE) return "UDP-Lite socket";
+  if (is_addressed(socket)) return socket.protocol == IPPROTO_UDP ? "UDP socket" : "ping socket";
   if (socket.family != AF_UNIX) return "socket";
   switch (socket.type) {
     case SOCK_DGRAM:
@@ -82,6 +89,21 @@ bool is_relative(const Socket& socket) {
   return !path.empty() && !path.starts_with('/');
 }
 
+bool is_addressed(const Socket& socket) { return socket.family != AF_UNIX && socket.type != SOCK_STREAM; }
+
+bool has_port(const Socket& socket) {
+  return socket.family == AF_NETLINK || (socket.family != AF_PACKET && socket.type == SOCK_DGRAM);
+}
+
+std::uint16_t port_of(std::span<const std::byte> address) {
+  sa_family_t family = AF_UNSPEC;
+  in_port_t port = 0;  // at the same place in sockaddr_in and sockaddr_in6
+  if (address.size() < sizeof(sockaddr_in)) return 0;
+  std::memcpy(&family, address.data(), sizeof family);
+  std::memcpy(&port, address.data() + offsetof(sockaddr_in, sin_port), sizeof port);
+  return family == AF_INET || family == AF_INET6 ? ntohs(port) : 0;
+}
+
 std::vector<std::byte> bytes_of(std::span<const Message> messages) {
   std::vector<std::byte> bytes;
   for (const Message& message : messages) bytes.insert(bytes.end(), message.bytes.begin(), message.bytes.end());
@@ -103,6 +125,16 @@ std::string address_text(std::span<const std::byte> address) {
     std::memcpy(&in, &storage, sizeof in);
     ::inet_ntop(AF_INET6, &in.sin6_addr, text.data(), text.size());
     return fmt::format("[{}]:{}", text.data(), ntohs(in.sin6_port));
+  }
+  if (storage.ss_family == AF_NETLINK) {
+    sockaddr_nl netlink{};
+    std::memcpy(&netlink, &storage, sizeof netlink);
+    return fmt::format("port {}", netlink.nl_pid);
+  }
+  if (storage.ss_family == AF_PACKET) {
+    sockaddr_ll link{};
+    std::memcpy(&link, &storage, sizeof link);
+    return fmt::format("device {}, protocol {:#06x}", link.sll_ifindex, ntohs(link.sll_protocol));
   }
   constexpr std::size_t kPath = offsetof(sockaddr_un, sun_path);
   if (storage.ss_family == AF_UNIX && address.size() > kPath) {

@@ -12,7 +12,7 @@
 
 namespace relive::model {
 
-// An option as setsockopt(2) takes it.
+// An option as setsockopt(2) takes it. SO_ATTACH_FILTER has the filter's instructions as its value, none for no filter.
 struct SocketOption {
   int level = 0;
   int name = 0;
@@ -52,26 +52,43 @@ struct SocketFile {
   bool operator==(const SocketFile&) const = default;
 };
 
-// A socket: TCP over IPv4 or IPv6; unix, of all three types.
+// A group that a socket has joined.
+struct Membership {
+  int level = 0;                 // IPPROTO_IP, IPPROTO_IPV6, SOL_NETLINK, SOL_PACKET
+  std::vector<std::byte> group;  // as the option that joins it takes it: group_req (MCAST_JOIN_GROUP), the number of a
+                                 // netlink group, packet_mreq
+  bool excludes = true;          // everybody but `sources` is heard; else nobody but them
+  std::vector<std::vector<std::byte>> sources = {};  // sockaddr_storage each
+  bool operator==(const Membership&) const = default;
+};
+
+// A socket: TCP, UDP, UDP-Lite, ICMP ("ping") or raw over IPv4 or IPv6; unix, of all three types; netlink; packet.
 struct Socket {
   std::uint64_t inode = 0;
   int family = 0;
   int type = 0;  // SOCK_STREAM, SOCK_DGRAM, SOCK_SEQPACKET
   int protocol = 0;
   SocketState state = SocketState::fresh;
-  std::vector<std::byte> local;  // sockaddr
+  std::vector<std::byte> local;  // sockaddr; of netlink without groups, of packet sockets device and protocol alone
   std::vector<std::byte> peer;
   int backlog = 0;
   std::uint64_t peer_inode = 0;  // whom it is connected to, when that is a socket of this task; else 0
-  int shutdown = 0;              // RCV_SHUTDOWN 1, SEND_SHUTDOWN 2, as sock_diag(7) tells it; of unix sockets, and 0 of
-                                 // a stream whose peer is outside
+  int shutdown = 0;              // RCV_SHUTDOWN 1, SEND_SHUTDOWN 2, as sock_diag(7) tells it; of unix and datagram
+                                 // sockets, and 0 of a stream whose peer is outside
   std::vector<Message> unread;   // not captured of what a peer outside sends through a connection
-  bool reset = false;            // of unix sockets: ECONNRESET is pending, the peer has closed without reading all
+  bool reset = false;            // an error is pending; of unix sockets: the peer has closed without reading all
   std::vector<SocketOption> options;
   std::optional<SocketFile> file = std::nullopt;  // of one with a name in the file system of its own
+  std::vector<Membership> memberships = {};       // in order
   bool operator==(const Socket&) const = default;
 };
 
+// Does it send to addresses, and know of no other socket? UDP, raw, netlink and packet sockets.
+[[nodiscard]] bool is_addressed(const Socket& socket);
+// Has it one of a space of ports, which no other socket may have? UDP, ping and netlink sockets.
+[[nodiscard]] bool has_port(const Socket& socket);
+// Of an address of the internet families; 0 for others.
+[[nodiscard]] std::uint16_t port_of(std::span<const std::byte> address);
 // All bytes of messages in a row.
 [[nodiscard]] std::vector<std::byte> bytes_of(std::span<const Message> messages);
 Words words(const Socket& socket);

@@ -800,6 +800,168 @@ TEST(DescriptorTest, ConnectionsAreKeptOrGone) {
   }
 }
 
+// --- UDP
+
+int datagram_socket_at(const Address& address) {
+  const int fd = ::socket(address.storage.ss_family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+  if (fd >= 0 && ::bind(fd, address.get(), address.size) == 0) return fd;
+  return -1;
+}
+Address at_port(std::uint16_t port) {
+  Address address = loopback(AF_INET);
+  reinterpret_cast<sockaddr_in*>(&address.storage)->sin_port = htons(port);
+  return address;
+}
+// A port that nobody has just now.
+std::uint16_t free_port() {
+  const Address address = address_of(UniqueFd(datagram_socket_at(loopback(AF_INET))).get());
+  return ntohs(reinterpret_cast<const sockaddr_in*>(&address.storage)->sin_port);
+}
+Script with_datagrams(const Address& here) {
+  static int named = -1, sender = -1;
+  static Address at;
+  at = here;
+  return {.set_up =
+              [] {
+                named = datagram_socket_at(at);
+                sender = datagram_socket_at(loopback(AF_INET));
+                WANT(named >= 0 && ::connect(sender, at.get(), at.size) == 0);
+                ip_mreqn group{};
+                group.imr_multiaddr.s_addr = htonl(0xef080707);
+                group.imr_ifindex = 1;
+                WANT(::setsockopt(named, IPPROTO_IP, IP_ADD_MEMBERSHIP, &group, sizeof group) == 0);
+                return ::send(sender, "unread", 6, 0) == 6;
+              },
+          .wreck =
+              [] {
+                read_now(named);
+                return ::close(named) == 0 && ::connect(sender, at_port(9).get(), at.size) == 0;
+              },
+          .is_back =
+              [] {
+                WANT(read_now(named) == "unread");
+                return ::send(sender, "unread", 6, 0) == 6;
+              },
+          .is_wrecked =
+              [] {
+                sockaddr_in peer{};
+                socklen_t size = sizeof peer;
+                WANT(::getpeername(sender, reinterpret_cast<sockaddr*>(&peer), &size) == 0);
+                return ntohs(peer.sin_port) == 9 && !is_open(named);
+              }};
+}
+
+TEST(DescriptorTest, DatagramSockets) {
+  Subject(with_datagrams(at_port(free_port()))).expect_there_and_back();
+  Subject(with_datagrams(at_port(free_port()))).expect_unchanged_by_faults();
+}
+
+// Nothing is made: what was read since is sent again in place, by a sender that is bound to all addresses.
+TEST(DescriptorTest, DatagramsAreSentAgainInPlace) {
+  static int named = -1, sender = -1, netlink = -1;
+  const Script script{
+      .set_up =
+          [] {
+            named = datagram_socket_at(loopback(AF_INET));
+            Address any = loopback(AF_INET);
+            reinterpret_cast<sockaddr_in*>(&any.storage)->sin_addr.s_addr = htonl(INADDR_ANY);
+            sender = datagram_socket_at(any);
+            netlink = ::socket(AF_NETLINK, SOCK_RAW, 0);
+            const Address here = address_of(named);
+            return ::sendto(sender, "unread", 6, 0, here.get(), here.size) == 6;
+          },
+      .wreck =
+          [] {
+            const int group = 1;
+            WANT(read_now(named) == "unread" &&
+                 ::setsockopt(netlink, SOL_NETLINK, 1 /* NETLINK_ADD_MEMBERSHIP */, &group, sizeof group) == 0);
+            return true;
+          },
+      .is_back =
+          [] {
+            std::array<char, 8> bytes{};
+            sockaddr_in from{};
+            socklen_t size = sizeof from;
+            WANT(::recvfrom(named, bytes.data(), bytes.size(), MSG_PEEK | MSG_DONTWAIT,
+                            reinterpret_cast<sockaddr*>(&from), &size) == 6);
+            const Address there = address_of(sender);
+            WANT(from.sin_port == reinterpret_cast<const sockaddr_in*>(&there.storage)->sin_port);
+            return from.sin_addr.s_addr == htonl(INADDR_LOOPBACK);
+          },
+      .is_wrecked =
+          [] {
+            std::uint32_t groups = 0;
+            socklen_t size = sizeof groups;
+            WANT(::getsockopt(netlink, SOL_NETLINK, 9 /* NETLINK_LIST_MEMBERSHIPS */, &groups, &size) == 0);
+            return groups == 1 && read_now(named).empty();
+          }};
+  Subject(script).expect_there_and_back();
+  Subject(script).expect_unchanged_by_faults();
+}
+
+TEST(DescriptorTest, APortOfDatagramsTakenByAStrangerIsRefusedByName) {
+  const Address here = at_port(free_port());
+  Subject subject(with_datagrams(here));
+  ASSERT_TRUE(subject.snapshot().has_value());
+  ASSERT_EQ(subject.child().ask('w'), 'y');
+  UniqueFd stranger(datagram_socket_at(here));
+  ASSERT_TRUE(stranger.valid()) << "the port is not free after close: somebody holds it";
+  const auto refused = subject.roll_back();
+  ASSERT_FALSE(refused.has_value());
+  EXPECT_EQ(refused.error().kind, ErrorKind::refused);
+  EXPECT_THAT(refused.error().text(), HasSubstr("taken by another socket"));
+  EXPECT_EQ(subject.child().ask('u'), 'y');
+  stranger.reset();
+  const auto done = subject.roll_back();
+  ASSERT_TRUE(done.has_value()) << done.error().text();
+  EXPECT_EQ(subject.child().ask('b'), 'y');
+}
+
+// Whoever sends to a port whose socket the task has closed is told so, though a snapshot stands.
+TEST(DescriptorTest, ASenderSeesTheEndOfADatagramSocket) {
+  const Address here = at_port(free_port());
+  Subject subject(with_datagrams(here));
+  const UniqueFd sender(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+  ASSERT_EQ(::connect(sender.get(), here.get(), here.size), 0);
+  ASSERT_TRUE(subject.snapshot().has_value());
+  ASSERT_EQ(::send(sender.get(), "x", 1, 0), 1);
+  ASSERT_EQ(subject.child().ask('w'), 'y');
+  ASSERT_EQ(::send(sender.get(), "x", 1, 0), 1);
+  EXPECT_EQ(::send(sender.get(), "x", 1, 0), -1);
+  EXPECT_EQ(errno, ECONNREFUSED);
+}
+
+TEST(DescriptorTest, ADatagramFromOutsideStaysOrIsRefused) {
+  static int named = -1;
+  static Address here;
+  here = at_port(free_port());
+  Subject subject({.set_up =
+                       [] {
+                         named = datagram_socket_at(here);
+                         return named >= 0;
+                       },
+                   .wreck = [] { return !read_now(named).empty(); },
+                   .is_back = [] { return read_now(named) == "firstsecond"; },
+                   .is_wrecked = [] { return read_now(named).empty(); }});
+  const UniqueFd sender(datagram_socket_at(loopback(AF_INET)));
+  const auto send = [&](std::string_view text) {
+    return ::sendto(sender.get(), text.data(), text.size(), 0, here.get(), here.size) ==
+           static_cast<ssize_t>(text.size());
+  };
+  ASSERT_TRUE(send("first"));
+  ASSERT_TRUE(subject.snapshot().has_value());
+  ASSERT_TRUE(send("second"));
+  const auto kept = subject.roll_back();
+  ASSERT_TRUE(kept.has_value()) << kept.error().text();
+  EXPECT_THAT(subject.notes(), Contains(HasSubstr("1 datagrams that came since the snapshot stay unread")));
+  EXPECT_EQ(subject.child().ask('b'), 'y');
+  const auto refused = subject.roll_back();
+  ASSERT_TRUE(refused.has_value()) << refused.error().text();
+  ASSERT_EQ(refused->refusals.size(), 1U);
+  EXPECT_THAT(refused->refusals[0].reason, HasSubstr("cannot send to it again"));
+  EXPECT_EQ(subject.child().ask('u'), 'y');
+}
+
 TEST(DescriptorTest, UnixSocketPairs) {
   static std::array<int, 2> pair{}, half{}, lone{};
   Subject({.set_up =
@@ -1041,7 +1203,20 @@ INSTANTIATE_TEST_SUITE_P(
                                 return ::fcntl(fd, F_ADD_SEALS, 0x10 /* F_SEAL_FUTURE_WRITE */) == 0;
                               },
                               "F_SEAL_FUTURE_WRITE"},
-                      Refused{"udp", [] { return ::socket(AF_INET, SOCK_DGRAM, 0) >= 0; }, "is a UDP socket"},
+                      Refused{"half_a_datagram",
+                              [] {
+                                const int fd = datagram_socket_at(loopback(AF_INET));
+                                const Address here = address_of(fd);
+                                return ::connect(fd, here.get(), here.size) == 0 && ::send(fd, "x", 1, MSG_MORE) == 1;
+                              },
+                              "is a half-written UDP socket"},
+                      Refused{"an_error_pending",
+                              [] {
+                                const int fd = datagram_socket_at(loopback(AF_INET));
+                                const Address nobody = at_port(free_port());
+                                return ::connect(fd, nobody.get(), nobody.size) == 0 && ::send(fd, "x", 1, 0) == 1;
+                              },
+                              "has an error pending"},
                       Refused{"namespace", [] { return ::open("/proc/self/ns/net", O_RDONLY) >= 0; }, "namespace"},
                       Refused{"stale_epoll_entry", leading_elsewhere, "no longer under its number"},
                       Refused{"descriptor_under_way", descriptor_under_way, "under no number any more"}),

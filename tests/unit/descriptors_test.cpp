@@ -308,7 +308,7 @@ struct Kernel {
     make_spare(o.first);
     make_spare(o.second);
   }
-  void operator()(const diff::RefillConnection&) {}
+  void operator()(const diff::MoveSocket&) {}
   void operator()(const diff::MakeHungUp& o) { make_spare(o.file); }
   void operator()(const diff::SetOption&) {}
   void operator()(const diff::ConnectSocket&) {}

@@ -1,6 +1,7 @@
 // What a task can never take back, and kinds of descriptors that are not handled: rollback or snapshot must refuse them
 // by name and leave the task going on. `wreck N` does the Nth thing, `become N` opens the Nth kind of file.
 #include <linux/filter.h>
+#include <linux/netlink.h>
 #include <linux/seccomp.h>
 #include <netinet/in.h>
 #include <sys/inotify.h>
@@ -72,9 +73,16 @@ static void become(unsigned kind) {
     case 2:
       MUST(open("/proc/self/ns/net", O_RDONLY));
       break;
-    case 3:
-      MUST(socket(AF_INET, SOCK_DGRAM, 0));
+    case 3: {  // half a datagram
+      struct sockaddr_in self = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+      socklen_t size = sizeof self;
+      const int fd = MUST(socket(AF_INET, SOCK_DGRAM, 0));
+      MUST(bind(fd, (struct sockaddr*)&self, size));
+      MUST(getsockname(fd, (struct sockaddr*)&self, &size));
+      MUST(connect(fd, (struct sockaddr*)&self, size));
+      MUST(send(fd, "x", 1, MSG_MORE));
       break;
+    }
     case 4:
       unlink("fifo");
       MUST(mkfifo("fifo", 0600));
@@ -83,9 +91,11 @@ static void become(unsigned kind) {
       MUST(open("fifo", O_WRONLY));
       close(both);
       break;
-    case 5:
-      MUST(socket(AF_NETLINK, SOCK_RAW, 0));
+    case 5: {  // an answer that nobody has read
+      const struct nlmsghdr wrong = {.nlmsg_len = sizeof wrong, .nlmsg_type = 4000, .nlmsg_flags = NLM_F_REQUEST};
+      MUST(send(MUST(socket(AF_NETLINK, SOCK_RAW, 0)), &wrong, sizeof wrong, 0));
       break;
+    }
     case 6:
       MUST(memfd_create("victim", MFD_HUGETLB));
       break;

@@ -7,15 +7,19 @@
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 
-enum { kLoaded, kNonBlocking, kEmpty, kSix, PAIRS };
+enum { kLoaded, kNonBlocking, kEmpty, kHalf, kSix, PAIRS };  // side 0 of kHalf has shut down sending
 #define END(i, side) (260 + 2 * (i) + (side))
 #define LISTENER(i) (280 + (i))
-static const size_t waiting[2][PAIRS][2] = {{{1000, 30}, {0, 5000}, {0, 0}, {11, 0}},
-                                            {{7, 0}, {90, 90}, {0, 0}, {0, 12000}}};
-static uint64_t seed(int i, int side) { return 2500 + (uint64_t)(2 * i + side) + 100 * victim_state; }
+static const size_t waiting[2][PAIRS][2] = {{{1000, 30}, {0, 50000}, {0, 0}, {70, 400}, {11, 0}},
+                                            {{7, 0}, {90, 90}, {0, 0}, {3, 400}, {0, 42000}}};
+static bool fixed(int i, int side) { return i == kHalf && side == 1; }  // nobody can send to it again
+static uint64_t seed(int i, int side) {
+  return 2500 + (uint64_t)(2 * i + side) + (fixed(i, side) ? 0 : 100 * victim_state);
+}
 
 static struct sockaddr_in6 addresses[PAIRS][2];  // big enough for both families
 static int pairs = PAIRS;
+static bool ready;  // all is set up
 
 static int waiting_at(int fd) {
   int available = -1;
@@ -33,8 +37,9 @@ static void await(int fd, size_t bytes) {
 static void set(unsigned state) {
   for (int i = 0; i < pairs; ++i)
     for (int side = 0; side < 2; ++side) {
+      if (ready && fixed(i, side)) continue;
       drain(END(i, side));
-      unsigned char bytes[16384];
+      unsigned char bytes[65536];
       const size_t n = waiting[state % 2][i][side];
       fill(bytes, n, seed(i, side));
       if (n != 0) CHECK(write(END(i, 1 - side), bytes, n) == (ssize_t)n, "write to pair %d: %s", i, strerror(errno));
@@ -89,6 +94,8 @@ static void make(void) {
   const int on = 1;
   MUST(setsockopt(END(kLoaded, 0), IPPROTO_TCP, TCP_NODELAY, &on, sizeof on));
   set(0);
+  MUST(shutdown(END(kHalf, 0), SHUT_WR));
+  ready = true;
 }
 static void verify(void) {
   int open_ones[3 + 3 * PAIRS] = {0, 1, 2};
@@ -98,7 +105,7 @@ static void verify(void) {
     for (int side = 0; side < 2; ++side) {
       open_ones[count++] = END(i, side);
       const size_t want = waiting[victim_state % 2][i][side];
-      unsigned char bytes[16384];
+      unsigned char bytes[65536];
       ssize_t got = recv(END(i, side), bytes, sizeof bytes, MSG_PEEK | MSG_DONTWAIT);
       if (got < 0 && errno == EAGAIN) got = 0;
       CHECK(got == (ssize_t)want && filled(bytes, (size_t)(got < 0 ? 0 : got), seed(i, side)),
@@ -122,6 +129,12 @@ static void verify(void) {
   int on = 0;
   socklen_t size = sizeof on;
   CHECK(getsockopt(END(kLoaded, 0), IPPROTO_TCP, TCP_NODELAY, &on, &size) == 0 && on != 0, "TCP_NODELAY is lost");
+  struct tcp_info info;
+  size = sizeof info;
+  CHECK(getsockopt(END(kHalf, 0), IPPROTO_TCP, TCP_INFO, &info, &size) == 0 &&
+            (info.tcpi_state == TCP_FIN_WAIT1 || info.tcpi_state == TCP_FIN_WAIT2),
+        "the half that was shut down is not");
+  CHECK(send(END(kHalf, 0), "x", 1, MSG_NOSIGNAL) == -1 && errno == EPIPE, "the half that was shut down sends");
   for (int side = 0; side < 2; ++side) {
     char word[8] = "";
     CHECK(send(END(kEmpty, side), "abc", 3, MSG_NOSIGNAL) == 3 &&
@@ -132,8 +145,9 @@ static void verify(void) {
 static void wreck(unsigned round) {
   for (int i = 0; i < pairs; ++i)
     for (int side = 0; side < 2; ++side) {
-      drain(END(i, side));
-      MUST(write(END(i, side), "wreck", 5));
+      const bool gone = i == kHalf && round % 4 == 1;
+      if (!fixed(i, side) || gone) drain(END(i, side));
+      if (i != kHalf || side != 0) MUST(write(END(i, side), "wreck", 5));
     }
   const int off = 0;
   MUST(setsockopt(END(kLoaded, 0), IPPROTO_TCP, TCP_NODELAY, &off, sizeof off));
