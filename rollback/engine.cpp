@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <map>
 #include <utility>
 
 #include <fmt/format.h>
@@ -19,6 +20,7 @@
 #include "diff/memory.h"
 #include "diff/pages.h"
 #include "parasite/session.h"
+#include "rollback/image_out.h"
 #include "rollback/living.h"
 #include "rollback/snapshot.h"
 #include "rollback/symbols.h"
@@ -57,6 +59,8 @@ struct Engine::State {
   std::unique_ptr<tracking::Tracker> tracker;
   tracking::PageMap current;  // what is in place, but for what the tracker calls changed
   std::vector<std::unique_ptr<Snapshot>> snapshots;
+  std::map<std::uint64_t, std::vector<tracking::PageRun>> leases;  // pages that somebody else reads
+  std::uint64_t last_lease = 0;
 
   [[nodiscard]] Snapshot* find(std::string_view name) const {
     const auto at = std::ranges::find_if(snapshots, [&](const auto& snapshot) { return snapshot->info.name == name; });
@@ -132,6 +136,28 @@ std::vector<SnapshotInfo> Engine::list() const {
 const model::Task* Engine::find(std::string_view name) const {
   const Snapshot* snapshot = state_->find(name);
   return snapshot == nullptr ? nullptr : &snapshot->task;
+}
+
+Result<SnapshotParts> Engine::parts(std::string_view name) const {
+  return SnapshotParts{RELIVE_TRY(state_->require(name)), &*state_->store};
+}
+
+std::uint64_t Engine::lease(std::string_view name) {
+  State& state = *state_;
+  const Snapshot* snapshot = state.find(name);
+  if (snapshot == nullptr) return 0;
+  const auto runs = snapshot->pages.runs();
+  state.store->retain(runs);
+  state.leases[++state.last_lease] = {runs.begin(), runs.end()};
+  return state.last_lease;
+}
+
+void Engine::end_lease(std::uint64_t lease) {
+  State& state = *state_;
+  const auto at = state.leases.find(lease);
+  if (at == state.leases.end()) return;
+  state.store->release(at->second);
+  state.leases.erase(at);
 }
 
 // The contents of memory: all that is populated the first time, later only what may have changed since.
@@ -339,6 +365,7 @@ Result<void> Engine::State::cure(parasite::Visit& visit) {
   if (store) {
     RELIVE_TRY(store->leave(visit));
     store.reset();
+    leases.clear();  // who reads has the store's memory all the same
   }
   current = {};
   return {};
