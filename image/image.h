@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -54,10 +55,19 @@ struct Ghost {
   std::uint64_t bytes = 0;
 };
 
+// A file that must be there where the image is applied.
+struct NamedFile {
+  std::uint32_t id = 0;
+  std::string path;
+  std::uint32_t mode = 0;             // 0: not told
+  std::optional<std::uint64_t> size;  // of regular files, if it is told
+};
+
 struct Image {
   std::vector<ImagedTask> tasks;  // parents first
   std::map<std::uint32_t, SharedObject> objects;
   std::map<std::uint32_t, Ghost> ghosts;  // by id of the file
+  std::vector<NamedFile> named_files;
   PageFiles page_files;
   bool ours = false;  // relive's own files were there
 };

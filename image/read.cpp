@@ -47,6 +47,12 @@ class Reading {
       files.locks[{parts_.locks[i].pid(), parts_.locks[i].fd()}].push_back(i);
     for (const pb::Remap& remap : parts_.remaps) files.remaps.emplace(remap.file(), &remap);
     ghosts();
+    for (const auto& [id, file] : parts_.files) {
+      if (!file.has_regular() || files.remaps.contains(id) || file.regular().external()) continue;
+      const pb::RegularFile& regular = file.regular();
+      image_.named_files.push_back(
+          {id, regular.path(), regular.mode(), regular.has_size() ? std::optional(regular.size()) : std::nullopt});
+    }
     for (const pb::TreeEntry& entry : parts_.tree) task(entry, files);
     for (ImagedTask& task : image_.tasks) check_task(task, findings_);
     image_.ours = !parts_.extras.empty();

@@ -292,7 +292,8 @@ model::Thread thread_from(std::uint32_t tid, const pb::Core& core, const pb::Tas
   std::vector<std::string> missing;
   thread.xstate = from_entry(x86.floating_point(), layout, missing);
   for (const std::string& what : missing) findings.unsupported(file, 0, "has " + what + ", which this processor lacks");
-  if (x86.floating_point().has_extended() && x86.floating_point().extended().has_shadow_stack())
+  constexpr std::uint64_t kShadowStackOn = 1;  // of MSR_IA32_U_CET
+  if ((x86.floating_point().extended().shadow_stack().control() & kShadowStackOn) != 0)
     findings.unsupported(file, 0, "has a shadow stack");
   for (const pb::SegmentDescriptor& segment : x86.segments())
     if (segment.usable() || segment.base() != 0 || segment.limit() != 0) {
@@ -331,7 +332,9 @@ model::Thread thread_from(std::uint32_t tid, const pb::Core& core, const pb::Tas
   pb::FloatingPoint said;
   const std::span whole(reinterpret_cast<const std::byte*>(extra->xstate().data()), extra->xstate().size());
   to_entry(whole, layout, said);
-  if (whole.size() == layout.total && said.SerializeAsString() == x86.floating_point().SerializeAsString())
+  constexpr std::size_t kWithHeader = 576;
+  if (whole.size() >= kWithHeader && whole.size() <= layout.total &&
+      said.SerializeAsString() == x86.floating_point().SerializeAsString())
     thread.xstate.assign(whole.begin(), whole.end());
   thread.affinity.assign(extra->affinity().begin(), extra->affinity().end());
   thread.io_priority = extra->io_priority();

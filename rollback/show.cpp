@@ -38,6 +38,17 @@ std::vector<ShownValue> process_values(const model::Process& process) {
 
 }  // namespace
 
+SnapshotInfo image_info(const image::ImagedTask& task) {
+  SnapshotInfo info;
+  info.pid = task.task.pid;
+  info.threads = task.task.threads.size();
+  info.mappings = task.task.memory.mappings.size();
+  info.pages = image::count_pages(task.pages);
+  info.descriptors = task.task.descriptors.descriptors.size();
+  if (!task.task.threads.empty()) info.command = task.task.threads.front().name;
+  return info;
+}
+
 ShowReport show(const SnapshotInfo& info, const model::Task& task) {
   ShowReport report;
   report.info = info;

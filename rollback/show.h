@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "image/image.h"
 #include "model/task.h"
 #include "rollback/engine.h"
 
@@ -45,6 +46,9 @@ struct ShowReport {
   std::vector<ShownDescriptor> descriptors;
   std::vector<ShownValue> process;
 };
+
+// What can be said about a task of an image, as of a snapshot.
+SnapshotInfo image_info(const image::ImagedTask& task);
 
 ShowReport show(const SnapshotInfo& info, const model::Task& task);
 
