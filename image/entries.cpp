@@ -142,7 +142,8 @@ bool EntryReader::next(google::protobuf::MessageLite& message) {
     return false;
   }
   message.Clear();
-  if (!message.ParseFromArray(entry_.data(), static_cast<int>(entry_.size()))) {
+  // In two steps: protobuf says on stderr what it lacks.
+  if (!message.ParsePartialFromArray(entry_.data(), static_cast<int>(entry_.size())) || !message.IsInitialized()) {
     stop("cannot be decoded, or lacks a field that must be there");
     return false;
   }
