@@ -62,7 +62,9 @@ void check_file(const NamedFile& file, Findings& findings) {
                          fmt::format("file {}: {} {}", file.id, file.path, what));
   };
   struct stat seen{};
-  if (::stat(file.path.c_str(), &seen) != 0) return no(fmt::format("cannot be had here: {}", std::strerror(errno)));
+  // A link may lead nowhere: an O_PATH descriptor is of the link itself.
+  if (::stat(file.path.c_str(), &seen) != 0 && ::lstat(file.path.c_str(), &seen) != 0)
+    return no(fmt::format("cannot be had here: {}", std::strerror(errno)));
   if (file.mode != 0 && (seen.st_mode & kModeMask) != (file.mode & kModeMask)) return no("is of another kind here");
   if (file.size && S_ISREG(seen.st_mode) && static_cast<std::uint64_t>(seen.st_size) != *file.size)
     no(fmt::format("has {} bytes here, and had {}", seen.st_size, *file.size));

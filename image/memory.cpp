@@ -299,10 +299,11 @@ class Reading {
       object = file_of(entry, mapping);
     } else if (mapping.source == MappingSource::shared_anonymous || mapping.source == MappingSource::sysv) {
       object = static_cast<std::uint32_t>(entry.object());
-      if (mapping.source == MappingSource::sysv) unsupported(entry, "is System V shared memory of another namespace");
       mapping.inode = entry.object();
     }
     const pb::ExtraMapping* const more = add_extra(mapping);
+    if (more == nullptr && mapping.source == MappingSource::sysv)
+      unsupported(entry, "is System V shared memory of another namespace");
     if (more != nullptr && more->object() != 0 && object == 0) object = more->object();
     if (mapping.name == "[vvar]" && add_halves(mapping)) return;
     if (object != 0) uses_.push_back({object, task_.task.memory.mappings.size()});

@@ -180,7 +180,8 @@ model::FileObject regular_from(const File& file, const pb::ExtraFile* extra, con
   model::RegularFile regular;
   regular.path = in.path_of(from);
   regular.identity = identity_from(extra);
-  regular.directory = mode == kModeDirectory || (mode == 0 && (from.flags() & O_DIRECTORY) != 0) ||
+  regular.directory = mode == kModeDirectory ||
+                      (mode == 0 && (from.flags() & O_DIRECTORY) != 0 && (from.flags() & O_TMPFILE) != O_TMPFILE) ||
                       (extra != nullptr && extra->kind() == kExtraDirectory);
   regular.deleted = regular.path.size() != from.path().size();
   regular.position = static_cast<std::int64_t>(from.position());

@@ -1,5 +1,7 @@
 #include "rollback/image_out.h"
 
+#include <fcntl.h>
+#include <fmt/format.h>
 #include <sys/auxv.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
@@ -33,8 +35,8 @@ class SnapshotContents : public image::Contents {
 
   [[nodiscard]] int open_file(std::size_t, std::size_t index) const override {
     const capture::Holds& holds = parts_.snapshot->holds;
-    for (const auto* held : {&holds.contents, &holds.open_files})
-      if (const auto at = held->find(index); at != held->end() && at->second) return at->second.get();
+    for (const auto* held : {&holds.contents, &holds.open_files, &holds.references})
+      if (const auto at = held->find(index); at != held->end() && at->second) return opened_anew(at->second.get());
     return -1;
   }
 
@@ -44,7 +46,7 @@ class SnapshotContents : public image::Contents {
     for (const model::Mapping& mapping : parts_.snapshot->task.memory.mappings) {
       if (mapping.range.begin != begin) continue;
       const auto at = holds.mapped_files.find(model::hold_key(parts_.snapshot->task.memory, mapping));
-      if (at != holds.mapped_files.end() && at->second) return at->second.get();
+      if (at != holds.mapped_files.end() && at->second) return opened_anew(at->second.get());
     }
     return -1;
   }
@@ -60,7 +62,14 @@ class SnapshotContents : public image::Contents {
     }
   }
 
+  // What is held is the task's own open file, position and locks included: it is left alone.
+  int opened_anew(int held) const {
+    const std::string link = fmt::format("/proc/self/fd/{}", held);
+    return opened_.emplace_back(::open(link.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)).get();
+  }
+
   SnapshotParts parts_;
+  mutable std::vector<UniqueFd> opened_;
 };
 
 std::vector<std::uint64_t> auxiliary_vector(model::Pid pid) {
@@ -83,6 +92,7 @@ void close_others(const Snapshot& snapshot, int connection) {
   };
   keep(snapshot.holds.contents);
   keep(snapshot.holds.open_files);
+  keep(snapshot.holds.references);
   keep(snapshot.holds.mapped_files);
   std::ranges::sort(kept);
   unsigned next = 0;

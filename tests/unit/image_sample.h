@@ -35,8 +35,8 @@ inline std::vector<std::byte> bytes(std::string_view text) {
   return {span.begin(), span.end()};
 }
 
-inline model::Mapping mapping(std::uint64_t begin, std::uint64_t pages, std::string_view access, model::MappingSource source,
-                              std::string name = {}) {
+inline model::Mapping mapping(std::uint64_t begin, std::uint64_t pages, std::string_view access,
+                              model::MappingSource source, std::string name = {}) {
   model::Mapping made;
   made.range = {begin, begin + pages * kPageSize};
   made.readable = access[0] == 'r';
@@ -93,19 +93,43 @@ inline model::OpenFile open_file(model::FileObject object, std::uint32_t flags =
 
 inline std::vector<model::OpenFile> one_of_each() {
   std::vector<model::OpenFile> files;
-  files.push_back(open_file(model::DeviceFile{.path = "/dev/null", .identity = {5, 3}, .device_number = 0x103, .position = 0}));
-  files.push_back(open_file(model::RegularFile{.path = "/etc/passwd", .identity = {1, 77}, .directory = false, .deleted = false, .position = 12}, O_RDONLY));
+  files.push_back(
+      open_file(model::DeviceFile{.path = "/dev/null", .identity = {5, 3}, .device_number = 0x103, .position = 0}));
+  files.push_back(open_file(
+      model::RegularFile{
+          .path = "/etc/passwd", .identity = {1, 77}, .directory = false, .deleted = false, .position = 12},
+      O_RDONLY));
   files.back().locks.push_back({.kind = model::LockKind::flock, .mode = model::LockMode::read, .file = {1, 77}});
-  files.push_back(open_file(model::RegularFile{.path = "/tmp", .identity = {1, 5}, .directory = true, .deleted = false, .position = 0}, O_RDONLY | O_DIRECTORY));
-  files.push_back(open_file(model::RegularFile{.path = "/tmp/gone (deleted)", .identity = {1, 99}, .directory = false, .deleted = true, .position = 3}));
-  files.push_back(open_file(model::RegularFile{.path = "/memfd:held (deleted)", .identity = {2, 4}, .directory = false, .deleted = true, .position = 1,
-                                               .memory = model::MemoryFile{.seals = 0, .size = 5000, .resident = 8192, .digest = 42}}));
-  files.push_back(open_file(model::PipeEnd{.identity = {9, 1234}, .write_end = false, .outside = false, .capacity = 65536, .bytes = bytes("unread"), .pieces = {}}, O_RDONLY));
-  files.push_back(open_file(model::PipeEnd{.identity = {9, 1234}, .write_end = true, .outside = false, .capacity = 65536, .bytes = {}, .pieces = {}}, O_WRONLY));
+  files.push_back(open_file(
+      model::RegularFile{.path = "/tmp", .identity = {1, 5}, .directory = true, .deleted = false, .position = 0},
+      O_RDONLY | O_DIRECTORY));
+  files.push_back(open_file(model::RegularFile{
+      .path = "/tmp/gone (deleted)", .identity = {1, 99}, .directory = false, .deleted = true, .position = 3}));
+  files.push_back(open_file(
+      model::RegularFile{.path = "/memfd:held (deleted)",
+                         .identity = {2, 4},
+                         .directory = false,
+                         .deleted = true,
+                         .position = 1,
+                         .memory = model::MemoryFile{.seals = 0, .size = 5000, .resident = 8192, .digest = 42}}));
+  files.push_back(open_file(model::PipeEnd{.identity = {9, 1234},
+                                           .write_end = false,
+                                           .outside = false,
+                                           .capacity = 65536,
+                                           .bytes = bytes("unread"),
+                                           .pieces = {}},
+                            O_RDONLY));
+  files.push_back(open_file(
+      model::PipeEnd{
+          .identity = {9, 1234}, .write_end = true, .outside = false, .capacity = 65536, .bytes = {}, .pieces = {}},
+      O_WRONLY));
   files.push_back(open_file(model::EventCounter{.id = 3, .count = 7, .semaphore = true, .semaphore_told = true}));
-  files.push_back(open_file(model::TimerFile{.clock = 1, .settime_flags = 0, .left_ns = 1'500'000'000, .interval_ns = 20, .ticks = 2}));
+  files.push_back(open_file(
+      model::TimerFile{.clock = 1, .settime_flags = 0, .left_ns = 1'500'000'000, .interval_ns = 20, .ticks = 2}));
   files.push_back(open_file(model::SignalFile{.mask = 0x402}));
-  files.push_back(open_file(model::InotifySet{.watches = {{.number = 1, .file = {0x801, 5}, .mask = 2, .handle_type = 1, .handle = bytes("handle")}}, .unread = 16}));
+  files.push_back(open_file(model::InotifySet{
+      .watches = {{.number = 1, .file = {0x801, 5}, .mask = 2, .handle_type = 1, .handle = bytes("handle")}},
+      .unread = 16}));
   files.push_back(open_file(model::EpollSet{.entries = {{{5}, 1, 5, false}, {{7}, 4, 9, false}}}));
   const auto unix_pair = [](std::uint64_t inode, std::uint64_t peer) {
     model::Socket made;
@@ -147,7 +171,8 @@ inline std::vector<model::OpenFile> one_of_each() {
   terminal.modes[0] = std::byte{2};
   terminal.window = {24, 80, 0, 0};
   files.push_back(open_file(terminal));
-  files.push_back(open_file(model::MessageQueue{.path = "/queue", .identity = {19, 8}, .position = 0, .notifies = false}));
+  files.push_back(
+      open_file(model::MessageQueue{.path = "/queue", .identity = {19, 8}, .position = 0, .notifies = false}));
   return files;
 }
 
@@ -175,12 +200,21 @@ inline model::Task task(int pid = 100) {
   maps.push_back(mapping(0x7ffff7fbd000, 1, "r--p", Source::kernel, "[vvar_vclock]"));
   maps.push_back(mapping(0x7ffffffdd000, 33, "rw-p", Source::anonymous, "[stack]"));
   maps.back().marks.grows_down = true;
-  made.memory.layout = {0x555555554000, 0x555555556000, 0x555555558000, 0x555555558100, kHeap, kHeap + 0x10000, 0x7ffffffdef00, 0x7ffffffdf000, 0x7ffffffdf010, 0x7ffffffdf010, 0x7ffffffdf100};
+  made.memory.layout = {0x555555554000, 0x555555556000, 0x555555558000, 0x555555558100, kHeap,         kHeap + 0x10000,
+                        0x7ffffffdef00, 0x7ffffffdf000, 0x7ffffffdf010, 0x7ffffffdf010, 0x7ffffffdf100};
   made.memory.locked_bytes = 4096;
   auto& process = made.process;
   process.actions[1] = {0x555555555200, 0x4000000, 0x555555555300, 0x3};
   process.interval_timers[0] = {2'500'000, 1'000'000};
-  process.timers.push_back({.id = 2, .clock = 1, .notify = 0, .signal = 34, .value = 8, .target = {}, .left_ns = 3, .interval_ns = 5, .overrun = 1});
+  process.timers.push_back({.id = 2,
+                            .clock = 1,
+                            .notify = 0,
+                            .signal = 34,
+                            .value = 8,
+                            .target = {},
+                            .left_ns = 3,
+                            .interval_ns = 5,
+                            .overrun = 1});
   for (auto& limit : process.limits) limit = {1024, 4096};
   process.cwd = {"/tmp", 1, 5};
   process.root = {"/", 1, 2};
@@ -205,7 +239,9 @@ inline model::Task task(int pid = 100) {
 class Contents : public image::Contents {
  public:
   Contents() {
-    for (const std::uint64_t address : {kHeap, kHeap + kPageSize, kHeap + 4 * kPageSize, kShared + kPageSize, kSharedFile}) addresses_.push_back(address);
+    for (const std::uint64_t address :
+         {kHeap, kHeap + kPageSize, kHeap + 4 * kPageSize, kShared + kPageSize, kSharedFile})
+      addresses_.push_back(address);
     for (const std::uint64_t address : addresses_) pages_.push_back(page(address));
     nameless_ = ::memfd_create("sample", MFD_CLOEXEC);
     if (::ftruncate(nameless_, 5000) != 0 || ::pwrite(nameless_, "held", 4, 4096) != 4) std::abort();
@@ -216,7 +252,8 @@ class Contents : public image::Contents {
 
   static std::vector<std::byte> page(std::uint64_t address) {
     std::vector<std::byte> made(kPageSize);
-    for (std::size_t at = 0; at < kPageSize; at += sizeof address) std::memcpy(made.data() + at, &address, sizeof address);
+    for (std::size_t at = 0; at < kPageSize; at += sizeof address)
+      std::memcpy(made.data() + at, &address, sizeof address);
     return made;
   }
   [[nodiscard]] std::vector<Pages> pages(std::size_t) const override {
@@ -284,7 +321,8 @@ inline Files files() {
   return made;
 }
 
-// Many files as one sequence of bytes, and back: name length, name, size (4 bytes), bytes. What is cut short ends there.
+// Many files as one sequence of bytes, and back: name length, name, size (4 bytes), bytes. What is cut short ends
+// there.
 inline std::string pack(const Files& files) {
   std::string out;
   for (const auto& [name, contents] : files) {

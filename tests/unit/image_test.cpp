@@ -74,7 +74,8 @@ TEST(Image, NamesOfFilesAreTakenApart) {
     EXPECT_EQ(parsed->kind, format.kind);
     EXPECT_EQ(parsed->number, number);
   }
-  for (const char* name : {"core-.img", "core-01.img", "core-1", "core-1x.img", "fdinfo-99999999999999999999.img", ".img"})
+  for (const char* name :
+       {"core-.img", "core-01.img", "core-1", "core-1x.img", "fdinfo-99999999999999999999.img", ".img"})
     EXPECT_FALSE(image::parse_name(name).has_value()) << name;
 }
 
@@ -115,7 +116,8 @@ TEST(Image, WhatIsWrittenIsReadAgain) {
   EXPECT_EQ(got.memory.locked_bytes, wanted.memory.locked_bytes);
   ASSERT_EQ(got.memory.mappings.size(), wanted.memory.mappings.size());
   for (std::size_t i = 0; i < got.memory.mappings.size(); ++i)
-    EXPECT_EQ(got.memory.mappings[i], wanted.memory.mappings[i]) << mapping_text(got.memory.mappings[i]) << " / " << mapping_text(wanted.memory.mappings[i]);
+    EXPECT_EQ(got.memory.mappings[i], wanted.memory.mappings[i])
+        << mapping_text(got.memory.mappings[i]) << " / " << mapping_text(wanted.memory.mappings[i]);
 
   ASSERT_EQ(got.descriptors.descriptors.size(), wanted.descriptors.descriptors.size());
   for (const model::Descriptor& descriptor : wanted.descriptors.descriptors) {
@@ -133,7 +135,8 @@ TEST(Image, PagesAreWhereTheyWere) {
   ASSERT_EQ(image.tasks.size(), 1U);
   const image::PageRuns& pages = image.tasks[0].pages;
   EXPECT_EQ(image::count_pages(pages), 5U);
-  for (const std::uint64_t address : {sample::kHeap, sample::kHeap + kPageSize, sample::kHeap + 4 * kPageSize, sample::kShared + kPageSize, sample::kSharedFile})
+  for (const std::uint64_t address : {sample::kHeap, sample::kHeap + kPageSize, sample::kHeap + 4 * kPageSize,
+                                      sample::kShared + kPageSize, sample::kSharedFile})
     EXPECT_EQ(page_of(image, pages, address), sample::Contents::page(address)) << fmt::format("{:x}", address);
   EXPECT_TRUE(page_of(image, pages, sample::kHeap + 2 * kPageSize).empty());
 }
@@ -149,6 +152,24 @@ TEST(Image, CriusFilesAloneAreEnough) {
   EXPECT_EQ(image.tasks[0].task.threads[0].xstate, sample::thread(100).xstate);
   const auto& open = image.tasks[0].task.descriptors.open_files;
   EXPECT_EQ(open.size(), sample::one_of_each().size() - 1);  // CRIU knows no message queues
+}
+
+TEST(Image, WhatCriuWroteIsRead) {
+  std::ifstream in(RELIVE_SOURCE_DIR "/tests/fuzz/seeds/criu", std::ios::binary);
+  const std::string packed((std::istreambuf_iterator<char>(in)), {});
+  sample::Files files = sample::unpack(std::as_bytes(std::span(packed)));
+  files["pages-1.img"].resize(1 << 20);  // the seed has two of them
+  const auto [findings, image] = read(files);
+  EXPECT_FALSE(findings.any_damage()) << ::testing::PrintToString(texts(findings));
+  ASSERT_EQ(image.tasks.size(), 1U);
+  EXPECT_FALSE(image.ours);
+  const model::Task& task = image.tasks[0].task;
+  ASSERT_EQ(task.threads.size(), 1U);
+  EXPECT_EQ(task.threads[0].name, "sleep");
+  EXPECT_EQ(task.process.executable, "/usr/bin/sleep");
+  EXPECT_EQ(task.descriptors.descriptors.size(), 3U);
+  EXPECT_GT(image::count_pages(image.tasks[0].pages), 10U);
+  EXPECT_FALSE(image.tasks[0].vdso.empty());
 }
 
 TEST(Image, AnImageOfSeveralTasks) {
@@ -249,50 +270,108 @@ struct Hostile {
 std::vector<Hostile> hostile() {
   using image::FileKind;
   namespace pb = image::pb;
-  const auto map = [](const std::function<void(pb::Memory&)>& change) { return edited<pb::Memory>(FileKind::mm, 100, change); };
-  const auto core = [](const std::function<void(pb::Core&)>& change) { return edited<pb::Core>(FileKind::core, 100, change); };
-  const auto file = [](const std::function<void(pb::File&)>& change) { return edited<pb::File>(FileKind::files, 0, change); };
-  const auto tree = [](const std::function<void(pb::TreeEntry&)>& change) { return edited<pb::TreeEntry>(FileKind::pstree, 0, change); };
+  const auto map = [](const std::function<void(pb::Memory&)>& change) {
+    return edited<pb::Memory>(FileKind::mm, 100, change);
+  };
+  const auto core = [](const std::function<void(pb::Core&)>& change) {
+    return edited<pb::Core>(FileKind::core, 100, change);
+  };
+  const auto file = [](const std::function<void(pb::File&)>& change) {
+    return edited<pb::File>(FileKind::files, 0, change);
+  };
+  const auto tree = [](const std::function<void(pb::TreeEntry&)>& change) {
+    return edited<pb::TreeEntry>(FileKind::pstree, 0, change);
+  };
   std::vector<Hostile> all;
-  all.push_back({"overlap", map([](auto& m) { m.mutable_mappings(1)->set_begin(m.mappings(0).begin()); }), "overlaps the one before"});
-  all.push_back({"kernel addresses", map([](auto& m) { m.mutable_mappings(2)->set_end(0xffffffff81000000); }), "reaches into the kernel's addresses"});
-  all.push_back({"near 2^64", map([](auto& m) { m.mutable_mappings(2)->set_end(~0ULL << 12); }), "reaches into the kernel's addresses"});
+  all.push_back({"overlap", map([](auto& m) { m.mutable_mappings(1)->set_begin(m.mappings(0).begin()); }),
+                 "overlaps the one before"});
+  all.push_back({"kernel addresses", map([](auto& m) { m.mutable_mappings(2)->set_end(0xffffffff81000000); }),
+                 "reaches into the kernel's addresses"});
+  all.push_back({"near 2^64", map([](auto& m) { m.mutable_mappings(2)->set_end(~0ULL << 12); }),
+                 "reaches into the kernel's addresses"});
   all.push_back({"backwards", map([](auto& m) { m.mutable_mappings(2)->set_end(0x1000); }), "is empty"});
-  all.push_back({"half a page", map([](auto& m) { m.mutable_mappings(2)->set_begin(m.mappings(2).begin() + 8); }), "is not made of whole pages"});
+  all.push_back({"half a page", map([](auto& m) { m.mutable_mappings(2)->set_begin(m.mappings(2).begin() + 8); }),
+                 "is not made of whole pages"});
   all.push_back({"offset", map([](auto& m) { m.mutable_mappings(0)->set_offset(~0xfffULL); }), "in its file"});
-  all.push_back({"no such file", map([](auto& m) { m.mutable_mappings(0)->set_object(9999); }), "file 9999, which is not in files.img"});
+  all.push_back({"no such file", map([](auto& m) { m.mutable_mappings(0)->set_object(9999); }),
+                 "file 9999, which is not in files.img"});
   all.push_back({"protection", map([](auto& m) { m.mutable_mappings(0)->set_protection(0x1000007); }), "protection"});
   all.push_back({"layout", map([](auto& m) { m.set_brk(0xffff800000000000); }), "is the kernel's"});
   all.push_back({"executable", map([](auto& m) { m.set_executable(12345); }), "the executable is file 12345"});
-  all.push_back({"pages in no mapping", map([](auto& m) { m.mutable_mappings()->DeleteSubrange(2, 1); }), "are in no mapping"});
+  all.push_back(
+      {"pages in no mapping", map([](auto& m) { m.mutable_mappings()->DeleteSubrange(2, 1); }), "are in no mapping"});
   all.push_back({"another architecture", core([](auto& c) { c.set_machine(3); }), "another architecture"});
-  all.push_back({"a program of 32 bits", core([](auto& c) { c.mutable_x86()->mutable_registers()->set_mode(2); }), "32-bit program"});
-  all.push_back({"kernel rip", core([](auto& c) { c.mutable_x86()->mutable_registers()->set_ip(~0ULL); }), "instruction pointer 0xffffffffffffffff is the kernel's"});
-  all.push_back({"kernel segments", core([](auto& c) { c.mutable_x86()->mutable_registers()->set_cs(0x10); }), "segments"});
-  all.push_back({"short signal", core([](auto& c) { c.mutable_thread()->mutable_pending()->mutable_signals(0)->set_info("x"); }), "a queued signal has 1 bytes"});
-  all.push_back({"signal 0", core([](auto& c) { c.mutable_thread()->mutable_pending()->mutable_signals(0)->set_info(std::string(128, '\0')); }), "signal 0 is queued"});
-  all.push_back({"timer", core([](auto& c) { c.mutable_task()->mutable_timers()->mutable_real()->set_left_s(~0ULL); }), "a timer of"});
+  all.push_back({"a program of 32 bits", core([](auto& c) { c.mutable_x86()->mutable_registers()->set_mode(2); }),
+                 "32-bit program"});
+  all.push_back({"kernel rip", core([](auto& c) { c.mutable_x86()->mutable_registers()->set_ip(~0ULL); }),
+                 "instruction pointer 0xffffffffffffffff is the kernel's"});
+  all.push_back(
+      {"kernel segments", core([](auto& c) { c.mutable_x86()->mutable_registers()->set_cs(0x10); }), "segments"});
+  all.push_back({"short signal",
+                 core([](auto& c) { c.mutable_thread()->mutable_pending()->mutable_signals(0)->set_info("x"); }),
+                 "a queued signal has 1 bytes"});
+  all.push_back({"signal 0", core([](auto& c) {
+                   c.mutable_thread()->mutable_pending()->mutable_signals(0)->set_info(std::string(128, '\0'));
+                 }),
+                 "signal 0 is queued"});
+  all.push_back({"timer", core([](auto& c) { c.mutable_task()->mutable_timers()->mutable_real()->set_left_s(~0ULL); }),
+                 "a timer of"});
   all.push_back({"limits", core([](auto& c) { c.mutable_task()->mutable_limits()->clear_limits(); }), "has 0 limits"});
   all.push_back({"state", core([](auto& c) { c.mutable_task()->set_state(77); }), "core-100.img"});
-  all.push_back({"a name that is too long", core([](auto& c) { c.mutable_thread()->set_name(std::string(400, 'x')); }), "a name of 400 bytes"});
+  all.push_back({"a name that is too long", core([](auto& c) { c.mutable_thread()->set_name(std::string(400, 'x')); }),
+                 "a name of 400 bytes"});
   all.push_back({"its own parent", tree([](auto& t) { t.set_parent(t.pid()); }), "does not stand before it"});
   all.push_back({"pid 0", tree([](auto& t) { t.set_pid(0); }), "pid 0"});
   all.push_back({"a thread twice", tree([](auto& t) { t.add_threads(101); }), "thread 101 is there twice"});
   all.push_back({"a thread of nobody", tree([](auto& t) { t.add_threads(4711); }), "core-4711.img: is missing"});
-  all.push_back({"a path that climbs", file([](auto& f) { if (f.has_regular()) f.mutable_regular()->set_path("/tmp/../etc/shadow"); }), "path climbs"});
-  all.push_back({"a path that is relative", file([](auto& f) { if (f.has_regular()) f.mutable_regular()->set_path("etc/shadow"); }), "not absolute"});
+  all.push_back({"a path that climbs", file([](auto& f) {
+                   if (f.has_regular()) f.mutable_regular()->set_path("/tmp/../etc/shadow");
+                 }),
+                 "path climbs"});
+  all.push_back({"a path that is relative", file([](auto& f) {
+                   if (f.has_regular()) f.mutable_regular()->set_path("etc/shadow");
+                 }),
+                 "not absolute"});
   all.push_back({"no such type", file([](auto& f) { f.set_type(999); }), "file of type 999"});
-  all.push_back({"another type", file([](auto& f) { if (f.has_pipe()) f.set_type(1); }), "is said to be a file, and is none"});
-  all.push_back({"another id inside", file([](auto& f) { if (f.has_pipe()) f.mutable_pipe()->set_id(5000); }), "has the id 5000 inside"});
-  all.push_back({"a peer that is missing", file([](auto& f) { if (f.has_unix_socket()) f.mutable_unix_socket()->set_peer(3); }), "the socket's peer 3 is not there"});
-  all.push_back({"an address of three words", file([](auto& f) { if (f.has_inet()) f.mutable_inet()->add_local(1); }), "addresses of 2 and 1 words"});
-  all.push_back({"a port", file([](auto& f) { if (f.has_inet()) f.mutable_inet()->set_local_port(70000); }), "ports 70000"});
-  all.push_back({"a file handle", file([](auto& f) { if (f.has_inotify()) f.mutable_inotify()->mutable_watches(0)->mutable_handle()->set_bytes(1 << 30); }), "a file handle of"});
-  all.push_back({"a descriptor twice", edited<pb::Descriptor>(FileKind::fdinfo, 2, [](auto& d) { d.set_fd(3); }), "descriptor 3 is there twice"});
-  all.push_back({"a descriptor of nothing", edited<pb::Descriptor>(FileKind::fdinfo, 2, [](auto& d) { d.set_file(777); }), "leads to file 777"});
-  all.push_back({"a negative descriptor", edited<pb::Descriptor>(FileKind::fdinfo, 2, [](auto& d) { d.set_fd(~0U); }), "descriptor 4294967295"});
-  all.push_back({"a lock", edited<pb::FileLock>(FileKind::locks, 0, [](auto& l) { l.set_start(5); l.set_length(0x7fffffffffffffff); }), "a lock of"});
-  all.push_back({"a version", edited<pb::Inventory>(FileKind::inventory, 0, [](auto& i) { i.set_version(9); }), "version 9 is not known"});
+  all.push_back({"another type", file([](auto& f) {
+                   if (f.has_pipe()) f.set_type(1);
+                 }),
+                 "is said to be a file, and is none"});
+  all.push_back({"another id inside", file([](auto& f) {
+                   if (f.has_pipe()) f.mutable_pipe()->set_id(5000);
+                 }),
+                 "has the id 5000 inside"});
+  all.push_back({"a peer that is missing", file([](auto& f) {
+                   if (f.has_unix_socket()) f.mutable_unix_socket()->set_peer(3);
+                 }),
+                 "the socket's peer 3 is not there"});
+  all.push_back({"an address of three words", file([](auto& f) {
+                   if (f.has_inet()) f.mutable_inet()->add_local(1);
+                 }),
+                 "addresses of 2 and 1 words"});
+  all.push_back({"a port", file([](auto& f) {
+                   if (f.has_inet()) f.mutable_inet()->set_local_port(70000);
+                 }),
+                 "ports 70000"});
+  all.push_back({"a file handle", file([](auto& f) {
+                   if (f.has_inotify()) f.mutable_inotify()->mutable_watches(0)->mutable_handle()->set_bytes(1 << 30);
+                 }),
+                 "a file handle of"});
+  all.push_back({"a descriptor twice", edited<pb::Descriptor>(FileKind::fdinfo, 2, [](auto& d) { d.set_fd(3); }),
+                 "descriptor 3 is there twice"});
+  all.push_back({"a descriptor of nothing",
+                 edited<pb::Descriptor>(FileKind::fdinfo, 2, [](auto& d) { d.set_file(777); }), "leads to file 777"});
+  all.push_back({"a negative descriptor", edited<pb::Descriptor>(FileKind::fdinfo, 2, [](auto& d) { d.set_fd(~0U); }),
+                 "descriptor 4294967295"});
+  all.push_back({"a lock",
+                 edited<pb::FileLock>(FileKind::locks, 0,
+                                      [](auto& l) {
+                                        l.set_start(5);
+                                        l.set_length(0x7fffffffffffffff);
+                                      }),
+                 "a lock of"});
+  all.push_back({"a version", edited<pb::Inventory>(FileKind::inventory, 0, [](auto& i) { i.set_version(9); }),
+                 "version 9 is not known"});
   sample::Files missing = sample::files();
   missing.erase("inventory.img");
   all.push_back({"no inventory", missing, "inventory.img: is missing"});
@@ -361,7 +440,8 @@ TEST(Image, LengthsThatLieAreRefusedUnread) {
   auto& memory = files["mm-100.img"];
   memory.resize(8);
   const std::uint32_t size = 4U << 20;
-  memory.insert(memory.end(), reinterpret_cast<const std::byte*>(&size), reinterpret_cast<const std::byte*>(&size) + sizeof size);
+  memory.insert(memory.end(), reinterpret_cast<const std::byte*>(&size),
+                reinterpret_cast<const std::byte*>(&size) + sizeof size);
   for (std::uint32_t i = 0; i < size; i += 2) {
     memory.push_back(std::byte{0x72});
     memory.push_back(std::byte{0});
