@@ -201,7 +201,8 @@ Result<void> EntryWriter::put(const google::protobuf::MessageLite& message) {
   if (size > kLargeEntryLimit) return fail(ErrorKind::refused, fmt::format("{}: an entry of {} bytes", name_, size));
   const auto length = static_cast<std::uint32_t>(size);
   buffer_.append(reinterpret_cast<const char*>(&length), sizeof length);
-  if (!message.AppendToString(&buffer_)) return fail(ErrorKind::system, name_ + ": an entry that is not complete");
+  if (!message.IsInitialized() || !message.AppendPartialToString(&buffer_))
+    return fail(ErrorKind::system, name_ + ": an entry that is not complete");
   if (buffer_.size() >= kBuffer) RELIVE_TRY(flush());
   return {};
 }

@@ -176,7 +176,8 @@ model::FileObject terminal_from(const File& file, const pb::ExtraFile* extra, co
     // What is at the end of termios2 goes with what the entry says, unless the entry was edited.
     pb::Modes said;
     modes_to(modes, said);
-    if (said.SerializeAsString() == info.modes().SerializeAsString() || !info.has_modes()) terminal.modes = modes;
+    if (!info.has_modes() || said.SerializePartialAsString() == info.modes().SerializePartialAsString())
+      terminal.modes = modes;
   }
   return terminal;
 }

@@ -334,7 +334,7 @@ model::Thread thread_from(std::uint32_t tid, const pb::Core& core, const pb::Tas
   to_entry(whole, layout, said);
   constexpr std::size_t kWithHeader = 576;
   if (whole.size() >= kWithHeader && whole.size() <= layout.total &&
-      said.SerializeAsString() == x86.floating_point().SerializeAsString())
+      said.SerializePartialAsString() == x86.floating_point().SerializePartialAsString())
     thread.xstate.assign(whole.begin(), whole.end());
   thread.affinity.assign(extra->affinity().begin(), extra->affinity().end());
   thread.io_priority = extra->io_priority();

@@ -167,7 +167,7 @@ TEST(Image, WhatCriuWroteIsRead) {
   ASSERT_EQ(task.threads.size(), 1U);
   EXPECT_EQ(task.threads[0].name, "sleep");
   EXPECT_EQ(task.process.executable, "/usr/bin/sleep");
-  EXPECT_EQ(task.descriptors.descriptors.size(), 3U);
+  EXPECT_GE(task.descriptors.descriptors.size(), 3U);
   EXPECT_GT(image::count_pages(image.tasks[0].pages), 10U);
   EXPECT_FALSE(image.tasks[0].vdso.empty());
 }
