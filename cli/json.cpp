@@ -164,8 +164,12 @@ Json of(const rollback::ShownTask& task) {
                            {"kind", descriptor.kind},
                            {"text", descriptor.text},
                            {"close_on_exec", descriptor.close_on_exec}});
-  return {{"pid", task.pid.value},      {"parent", task.parent.value}, {"name", task.name},
-          {"process", process},         {"thread_list", threads},      {"mapping_list", mappings},
+  return {{"pid", task.pid.value},
+          {"parent", task.parent.value},
+          {"name", task.name},
+          {"process", process},
+          {"thread_list", threads},
+          {"mapping_list", mappings},
           {"descriptor_list", descriptors}};
 }
 }  // namespace

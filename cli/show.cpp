@@ -166,8 +166,8 @@ Result<ExitCode> run(const Words& words, Output& output) {
   const auto& info = report.info;
   output.line(fmt::format("snapshot {} of {} {}: {}, {} kept ({}), {}, {}; tracker {}",
                           output.paint(Color::bold, info.name), printable(info.command), info.pid.value,
-                          tasks_and_threads(info), count(info.pages, "page", "pages"),
-                          bytes_text(info.pages * 4096), count(info.mappings, "mapping", "mappings"),
+                          tasks_and_threads(info), count(info.pages, "page", "pages"), bytes_text(info.pages * 4096),
+                          count(info.mappings, "mapping", "mappings"),
                           count(info.descriptors, "descriptor", "descriptors"), info.tracker));
   for (const auto& task : report.tasks) {
     if (report.tasks.size() > 1) {

@@ -272,8 +272,9 @@ Result<void> table_to(ImagedTask& task, FileWriting& out, pb::ExtraTask& extra) 
     if (const auto* pipe = std::get_if<model::NamedPipe>(&open.object))
       return fail(ErrorKind::refused, fmt::format("named pipe {} cannot be part of an image", pipe->path));
     if (const auto* socket = std::get_if<model::Socket>(&open.object); socket && model::carries_files(*socket))
-      return fail(ErrorKind::refused, fmt::format("{} holds a message that carries open files: it cannot be part of an image",
-                                                  model::describe(open)));
+      return fail(ErrorKind::refused,
+                  fmt::format("{} holds a message that carries open files: it cannot be part of an image",
+                              model::describe(open)));
     pb::File& file = out.parts.files[id];
     file.set_id(id);
     const model::Process& process = task.task.process;

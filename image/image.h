@@ -30,7 +30,8 @@ struct SharedObjects {
 
 struct ImagedTask {
   model::Task task;  // process.parent is its parent in the tree, 0 for the root; its table is number 0
-  model::DescriptorTable descriptors;  // its own: the tables of other tasks are theirs (`file_ids` tells what is shared)
+  model::DescriptorTable
+      descriptors;  // its own: the tables of other tasks are theirs (`file_ids` tells what is shared)
   TaskState state = TaskState::running;
   std::uint32_t exit_code = 0;  // of a zombie, as wait(2) tells it
   SharedObjects shared;

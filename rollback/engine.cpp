@@ -15,11 +15,11 @@
 #include "base/clock.h"
 #include "base/fault.h"
 #include "capture/descriptors.h"
+#include "capture/forest.h"
 #include "capture/memory.h"
 #include "capture/process.h"
 #include "diff/memory.h"
 #include "diff/pages.h"
-#include "capture/forest.h"
 #include "parasite/agreement.h"
 #include "rollback/image_out.h"
 #include "rollback/living.h"
@@ -208,8 +208,8 @@ Result<void> Engine::State::take_contents(parasite::Visit& visit, Member& member
 }
 
 // Everything of a snapshot, while the tree stands.
-Result<void> Engine::State::take(Stay& stay, Snapshot& snapshot, const SnapshotOptions& options,
-                                 SnapshotReport& report, Stopwatch& stopwatch) {
+Result<void> Engine::State::take(Stay& stay, Snapshot& snapshot, const SnapshotOptions& options, SnapshotReport& report,
+                                 Stopwatch& stopwatch) {
   if (!tracker) tracker = options.tracker.value_or(tracking::best_tracker());
   RELIVE_TRY(stay.visit_all(agreement));
   snapshot.tree.root = pid;
@@ -218,7 +218,8 @@ Result<void> Engine::State::take(Stay& stay, Snapshot& snapshot, const SnapshotO
   std::map<pid_t, std::size_t> shared_tables;
   for (const model::TreeTask& one : snapshot.forest.tasks) {
     if (one.sharing.memory != 0)
-      return fail(ErrorKind::refused, fmt::format("task {} shares its memory with task {}", one.pid.value, one.sharing.memory),
+      return fail(ErrorKind::refused,
+                  fmt::format("task {} shares its memory with task {}", one.pid.value, one.sharing.memory),
                   "this release takes no snapshot of such a tree");
   }
   for (const task::FrozenTask& frozen : stay.tree().tasks()) {
@@ -226,7 +227,8 @@ Result<void> Engine::State::take(Stay& stay, Snapshot& snapshot, const SnapshotO
     model::Task task = RELIVE_TRY(read_task(visit, nullptr, {}, capture::Depth::full, stopwatch));
     auto& one = *std::ranges::find(snapshot.forest.tasks, task.pid, &model::TreeTask::pid);
     one.child_subreaper = task.process.child_subreaper;
-    const auto [table, fresh] = shared_tables.try_emplace(one.sharing.files != 0 ? one.sharing.files : -task.pid.value, tables.size());
+    const auto [table, fresh] =
+        shared_tables.try_emplace(one.sharing.files != 0 ? one.sharing.files : -task.pid.value, tables.size());
     if (fresh) tables.push_back(&visit);
     task.table = table->second;
     TaskPart part;
@@ -238,8 +240,8 @@ Result<void> Engine::State::take(Stay& stay, Snapshot& snapshot, const SnapshotO
       RELIVE_TRY(with_context(capture::read_descriptors(tables, nullptr, nullptr), "reading descriptors"));
 
   const bool alone = snapshot.tree.tasks.size() == 1;
-  std::vector<std::string> unhandled = capture::unhandled(
-      snapshot.tree.descriptors, alone ? std::vector<model::Pid>{} : snapshot.owners_of_tables());
+  std::vector<std::string> unhandled =
+      capture::unhandled(snapshot.tree.descriptors, alone ? std::vector<model::Pid>{} : snapshot.owners_of_tables());
   for (const model::Task& task : snapshot.tree.tasks)
     for (const diff::Refusal& refusal : diff::unhandled_memory(task.memory))
       unhandled.push_back(alone ? fmt::format("{}: {}", refusal.object, refusal.reason)

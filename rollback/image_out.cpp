@@ -107,7 +107,8 @@ const model::TreeTask* in_forest(const Snapshot& snapshot, model::Pid pid) {
 Result<void> require_written(const Snapshot& snapshot) {
   const model::Tree& tree = snapshot.tree;
   const auto no = [](std::string what) {
-    return fail(ErrorKind::refused, std::move(what), "this release writes no image of such a tree; nothing was written");
+    return fail(ErrorKind::refused, std::move(what),
+                "this release writes no image of such a tree; nothing was written");
   };
   for (const model::TreeTask& task : snapshot.forest.tasks) {
     const int pid = task.pid.value;

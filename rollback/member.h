@@ -27,14 +27,14 @@ struct KnownMemory {
 
 struct Member {
   model::Pid pid;
-  std::uint64_t start_time = 0;               // of the task that `session` is in; 0: it has none
-  std::optional<parasite::Session> session;   // the parasite; it goes with its task
-  std::unique_ptr<tracking::Tracker> tracker; // the same
-  std::optional<tracking::PageStore> store;   // stays when the task ends: snapshots need it
+  std::uint64_t start_time = 0;                                    // of the task that `session` is in; 0: it has none
+  std::optional<parasite::Session> session;                        // the parasite; it goes with its task
+  std::unique_ptr<tracking::Tracker> tracker;                      // the same
+  std::optional<tracking::PageStore> store;                        // stays when the task ends: snapshots need it
   std::map<std::uint64_t, std::vector<tracking::PageRun>> leases;  // pages in it that somebody else reads
-  tracking::PageMap current;                  // what is in place, but for what the tracker calls changed
-  KnownMemory last_memory;                    // what is mapped, as far as relive knows since it last let the task go
-  std::size_t snapshots = 0;                  // that this task is part of
+  tracking::PageMap current;  // what is in place, but for what the tracker calls changed
+  KnownMemory last_memory;    // what is mapped, as far as relive knows since it last let the task go
+  std::size_t snapshots = 0;  // that this task is part of
 
   // `current` becomes `map`; the store counts users of slots.
   void set_current(const tracking::PageMap& map);

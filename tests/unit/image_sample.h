@@ -163,6 +163,25 @@ inline std::vector<model::OpenFile> one_of_each() {
   const auto value = std::as_bytes(std::span(&one, 1));
   listening.options.push_back({SOL_SOCKET, SO_REUSEADDR, {value.begin(), value.end()}});
   files.push_back(open_file(listening));
+  model::Socket named;
+  named.inode = 503;
+  named.family = AF_UNIX;
+  named.type = SOCK_DGRAM;
+  named.state = model::SocketState::bound;
+  sockaddr_un name{};
+  name.sun_family = AF_UNIX;
+  std::strcpy(name.sun_path, "here.sock");
+  const auto told = std::as_bytes(std::span(&name, 1)).first(offsetof(sockaddr_un, sun_path) + sizeof "here.sock");
+  named.local = {told.begin(), told.end()};
+  named.file = model::SocketFile{.inode = 77,
+                                 .path = "/tmp/here.sock",
+                                 .directory = "/tmp",
+                                 .there = true,
+                                 .deleted = false,
+                                 .mode = 0750,
+                                 .owner = 1000,
+                                 .group = 10};
+  files.push_back(open_file(named));
   model::Terminal terminal;
   terminal.path = "/dev/pts/3";
   terminal.identity = {24, 6};

@@ -190,6 +190,25 @@ TEST(Image, AnImageOfSeveralTasks) {
   EXPECT_THAT(image.error().text(), HasSubstr("is there twice"));
 }
 
+TEST(Image, WhatCannotBeSaidIsRefused) {
+  const auto refusal = [](model::FileObject object) {
+    const sample::Scratch scratch;
+    std::vector<image::ImagedTask> tasks;
+    tasks.push_back(sample::imaged());
+    tasks[0].descriptors.open_files[0].object = std::move(object);
+    const auto written = image::write_image(scratch / "image", std::move(tasks), sample::Contents());
+    EXPECT_TRUE(std::filesystem::is_empty(scratch / ""));
+    return written.has_value() ? std::string() : written.error().text();
+  };
+  EXPECT_THAT(refusal(model::NamedPipe{.path = "/tmp/fifo", .identity = {1, 5}}), HasSubstr("named pipe /tmp/fifo"));
+  model::Socket socket;
+  socket.family = AF_UNIX;
+  socket.type = SOCK_STREAM;
+  socket.unread.push_back({.bytes = sample::bytes("x"), .from = {}, .files = {1}});
+  EXPECT_THAT(refusal(socket), HasSubstr("carries open files"));
+  EXPECT_THAT(refusal(model::UnhandledFile{.what = "a strange file"}), HasSubstr("a strange file"));
+}
+
 TEST(Image, NothingIsLeftOfAWriteThatFails) {
   const sample::Contents contents;
   for (std::uint64_t at = 0;; ++at) {
