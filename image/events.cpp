@@ -11,7 +11,7 @@ namespace relive::image::kinds {
 namespace {
 
 constexpr std::int64_t kSecond = 1'000'000'000;
-constexpr std::uint64_t kLongest_s = 1ULL << 33;
+constexpr std::uint64_t kLongestSeconds = 1ULL << 33;
 constexpr int kMinorBits = 20;             // of a device number as the kernel keeps it (linux/kdev_t.h)
 constexpr std::size_t kHandleLimit = 128;  // MAX_HANDLE_SZ, name_to_handle_at(2)
 constexpr int kHandleWords = 16;           // CRIU always has that many
@@ -29,7 +29,7 @@ void begin_from(const auto& from, model::OpenFile& open) {
 }
 
 std::int64_t time_from(std::uint64_t seconds, std::uint64_t nanoseconds, const FileReading& in, std::uint32_t id) {
-  if (seconds > kLongest_s || nanoseconds >= static_cast<std::uint64_t>(kSecond)) {
+  if (seconds > kLongestSeconds || nanoseconds >= static_cast<std::uint64_t>(kSecond)) {
     in.damaged(id, fmt::format("a timer of {} s and {} ns", seconds, nanoseconds));
     return 0;
   }

@@ -158,21 +158,21 @@ model::Credentials credentials_from(const pb::ThreadPart& thread, const pb::Task
   return to;
 }
 
-constexpr std::int64_t kSecond_ns = 1'000'000'000;
-constexpr std::int64_t kSecond_us = 1'000'000;
-constexpr std::uint64_t kLongest_s = 1ULL << 33;  // centuries: beyond it, seconds in nanoseconds overflow
+constexpr std::int64_t kNsPerSecond = 1'000'000'000;
+constexpr std::int64_t kUsPerSecond = 1'000'000;
+constexpr std::uint64_t kLongestSeconds = 1ULL << 33;  // centuries: beyond it, seconds in nanoseconds overflow
 
 void timer_to(const model::IntervalTimer& from, pb::IntervalTimer& to) {
-  to.set_interval_s(static_cast<std::uint64_t>(from.interval_us / kSecond_us));
-  to.set_interval_us(static_cast<std::uint64_t>(from.interval_us % kSecond_us));
-  to.set_left_s(static_cast<std::uint64_t>(from.left_us / kSecond_us));
-  to.set_left_us(static_cast<std::uint64_t>(from.left_us % kSecond_us));
+  to.set_interval_s(static_cast<std::uint64_t>(from.interval_us / kUsPerSecond));
+  to.set_interval_us(static_cast<std::uint64_t>(from.interval_us % kUsPerSecond));
+  to.set_left_s(static_cast<std::uint64_t>(from.left_us / kUsPerSecond));
+  to.set_left_us(static_cast<std::uint64_t>(from.left_us % kUsPerSecond));
 }
 
 // Seconds and a fraction, as one number of fractions.
 std::int64_t time_from(std::uint64_t seconds, std::uint64_t fraction, std::int64_t second, const std::string& file,
                        Findings& findings) {
-  if (seconds > kLongest_s || fraction >= static_cast<std::uint64_t>(second)) {
+  if (seconds > kLongestSeconds || fraction >= static_cast<std::uint64_t>(second)) {
     findings.damaged(file, 0, fmt::format("a timer of {} s and {} fractions of one", seconds, fraction));
     return 0;
   }
@@ -191,10 +191,10 @@ void timers_to(const model::Process& process, pb::Timers& to) {
     timer.set_notify(static_cast<std::uint32_t>(from.notify));
     timer.set_value(from.value);
     timer.set_overrun(static_cast<std::uint32_t>(from.overrun));
-    timer.set_interval_s(static_cast<std::uint64_t>(from.interval_ns / kSecond_ns));
-    timer.set_interval_ns(static_cast<std::uint64_t>(from.interval_ns % kSecond_ns));
-    timer.set_left_s(static_cast<std::uint64_t>(from.left_ns / kSecond_ns));
-    timer.set_left_ns(static_cast<std::uint64_t>(from.left_ns % kSecond_ns));
+    timer.set_interval_s(static_cast<std::uint64_t>(from.interval_ns / kNsPerSecond));
+    timer.set_interval_ns(static_cast<std::uint64_t>(from.interval_ns % kNsPerSecond));
+    timer.set_left_s(static_cast<std::uint64_t>(from.left_ns / kNsPerSecond));
+    timer.set_left_ns(static_cast<std::uint64_t>(from.left_ns % kNsPerSecond));
     if (from.target.value != 0) timer.set_thread(from.target.value);
   }
 }
@@ -203,8 +203,8 @@ void timers_from(const pb::Timers& from, model::Process& to, const std::string& 
   const std::array three{&from.real(), &from.virtual_time(), &from.profiling()};
   for (std::size_t i = 0; i < three.size(); ++i) {
     const pb::IntervalTimer& timer = *three[i];
-    to.interval_timers[i] = {time_from(timer.left_s(), timer.left_us(), kSecond_us, file, findings),
-                             time_from(timer.interval_s(), timer.interval_us(), kSecond_us, file, findings)};
+    to.interval_timers[i] = {time_from(timer.left_s(), timer.left_us(), kUsPerSecond, file, findings),
+                             time_from(timer.interval_s(), timer.interval_us(), kUsPerSecond, file, findings)};
   }
   for (const pb::PosixTimer& timer : from.posix()) {
     model::PosixTimer made;
@@ -214,8 +214,8 @@ void timers_from(const pb::Timers& from, model::Process& to, const std::string& 
     made.signal = static_cast<std::int32_t>(timer.signal());
     made.value = timer.value();
     made.target = {timer.thread()};
-    made.left_ns = time_from(timer.left_s(), timer.left_ns(), kSecond_ns, file, findings);
-    made.interval_ns = time_from(timer.interval_s(), timer.interval_ns(), kSecond_ns, file, findings);
+    made.left_ns = time_from(timer.left_s(), timer.left_ns(), kNsPerSecond, file, findings);
+    made.interval_ns = time_from(timer.interval_s(), timer.interval_ns(), kNsPerSecond, file, findings);
     made.overrun = static_cast<std::int32_t>(timer.overrun());
     to.timers.push_back(made);
   }
