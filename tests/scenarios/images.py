@@ -63,14 +63,22 @@ def refuses(scene, name, victim, directory, tracker):
     harness.end_process(victim.process)
 
 
-def family_is_refused(scene, tracker):
-    """Parent and workers share open files, which an image of this release cannot say."""
+def trees_are_refused(scene, tracker):
+    """What tasks of a tree share, an image of this release cannot say: open files, or memory that one puts back for all."""
+    parent = scene.start(["sh", "-c", "sleep 1000 & wait"])
+    harness.wait_until("it has a child", lambda: len(harness.descendants(parent.pid)) == 2)
+    status, _, err = scene.run(scene.build / "bin/relive", "snapshot", parent.pid, "--out", scene.directory / "image-parent")
+    harness.expect_equal("parent: exit status", status, 1)
+    harness.expect("are one open file" in err and "no image of such a tree" in err, f"parent: {err}")
+    harness.expect(not list(scene.directory.glob("image-parent*")), "parent: something was written")
+    scene.drop(parent.pid)
+    harness.end_process(parent)
     family = harness.LineProcess(scene, [sys.executable, "-B", pathlib.Path(__file__).with_name("family.py")])
     before = family.ask("status")
     directory = scene.directory / "image-family"
     status, _, err = scene.run(scene.build / "bin/relive", "snapshot", family.pid, "--name", "a", "--out", directory)
     harness.expect_equal("family: exit status", status, 1)
-    harness.expect("are one open file" in err and "no image of such a tree" in err, f"family: {err}")
+    harness.expect("shares memory at" in err and "no image of such a tree" in err, f"family: {err}")
     harness.expect(not list(scene.directory.glob("image-family*")), "family: something was written")
     family.ask("step")
     scene.rollback(family.pid, "a")
@@ -85,7 +93,7 @@ def test(scene, tracker, words):
         return  # what is written does not depend on the tracker
     words.done = True
     if not words.crit:
-        family_is_refused(scene, tracker)
+        trees_are_refused(scene, tracker)
     for name in words.names:
         if words.crit and name in NEWER_THAN_CRIT:
             continue
