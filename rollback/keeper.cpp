@@ -140,8 +140,10 @@ bool attend(UniqueFd connection, const TaskKey& key, Engine& engine, std::vector
                   fmt::format("this is the keeper of {}, not of {}", key.pid.value, request->key.pid.value));
   else if (const auto* image = std::get_if<ImageOptions>(&request->command)) {
     auto writer = begin_image(engine, *image, request->fault, connection.get());
-    if (writer) writers.push_back(*std::move(writer));
-    if (writer) return false;  // it answers
+    if (writer) {
+      writers.push_back(*std::move(writer));
+      return false;  // it answers
+    }
     answer = std::unexpected(writer.error());
   } else
     answer = serve(engine, *request);
