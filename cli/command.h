@@ -74,6 +74,7 @@ Command drop_command();
 Command doctor_command();
 Command keeper_command();
 Command apply_command();
+Command check_command();
 
 // All of them, in the order of the help.
 const std::vector<Command>& commands();

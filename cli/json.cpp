@@ -75,12 +75,19 @@ std::string error_json(const Error& error) {
   return dump({{"error", of(error)}, {"exit_code", static_cast<int>(exit_code(error.kind))}});
 }
 
-std::string snapshot_json(const rollback::SnapshotReport& report, std::uint64_t total_us) {
+std::string snapshot_json(const rollback::SnapshotReport& report, const std::optional<rollback::ImageReport>& image,
+                          std::uint64_t total_us) {
   Json object = of(report.info);
   object["frozen_us"] = report.frozen_us;
   object["total_us"] = total_us;
   object["pages_copied"] = report.pages_copied;
   object["faults_passed"] = report.faults_passed;
+  if (image)
+    object["image"] = {{"directory", image->directory},
+                       {"pages", image->pages},
+                       {"bytes", image->bytes},
+                       {"us", image->us},
+                       {"faults_passed", image->faults_passed}};
   return dump(object);
 }
 

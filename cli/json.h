@@ -1,6 +1,7 @@
 // Reports as JSON text: one object, indented by two. Bytes that are not UTF-8 come out as U+FFFD.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -16,7 +17,8 @@ namespace relive::cli {
 std::string error_json(const Error& error);
 std::string_view kind_name(ErrorKind kind);
 
-std::string snapshot_json(const rollback::SnapshotReport& report, std::uint64_t total_us);
+std::string snapshot_json(const rollback::SnapshotReport& report, const std::optional<rollback::ImageReport>& image,
+                          std::uint64_t total_us);
 std::string rollback_json(const rollback::RollbackReport& report, std::string_view snapshot, int pid, bool dry_run,
                           std::uint64_t total_us);
 std::string diff_json(const rollback::DiffReport& report, std::string_view snapshot, int pid);

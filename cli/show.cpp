@@ -2,8 +2,11 @@
 
 #include <map>
 
+#include "cli/image_json.h"
 #include "cli/json.h"
 #include "cli/support.h"
+#include "image/elf_core.h"
+#include "image/read.h"
 
 namespace relive::cli {
 
@@ -74,7 +77,83 @@ std::string tasks_and_threads(const rollback::SnapshotInfo& info) {
   return info.tasks == 1 ? threads : fmt::format("{}, {}", count(info.tasks, "task", "tasks"), threads);
 }
 
+void print_task(Output& output, const rollback::ShownTask& task) {
+  print_section(output, "process", process_table(task));
+  print_section(output, "threads", thread_table(task));
+  print_section(output, "mappings", mapping_table(task));
+  print_section(output, "descriptors", descriptor_table(task));
+}
+
+// How deep each task stands in the tree.
+void print_tree(Output& output, const image::Image& image) {
+  std::map<int, std::size_t> depth;
+  for (const auto& task : image.tasks) {
+    const auto parent = depth.find(task.task.process.parent);
+    const std::size_t indent = parent == depth.end() ? 1 : parent->second + 1;
+    depth[task.task.pid.value] = indent;
+    const auto info = rollback::image_info(task);
+    output.line(
+        fmt::format("{:{}}{} {}: {}, {}, {}, {}", "", 2 * indent, task.task.pid.value, printable(info.command),
+                    task.state == image::TaskState::zombie ? "zombie" : count(info.threads, "thread", "threads"),
+                    count(info.pages, "page", "pages"), count(info.mappings, "mapping", "mappings"),
+                    count(info.descriptors, "descriptor", "descriptors")));
+  }
+}
+
+Result<const image::ImagedTask*> task_for_core(const image::Image& image, const Words& words) {
+  if (image.tasks.empty()) return fail(ErrorKind::refused, "the image has no task");
+  if (!words.has("--task")) {
+    if (image.tasks.size() == 1) return &image.tasks.front();
+    return fail(ErrorKind::usage, fmt::format("the image has {} tasks", image.tasks.size()), "--task PID says which");
+  }
+  const std::string wanted = words.get("--task");
+  for (const auto& task : image.tasks)
+    if (fmt::format("{}", task.task.pid.value) == wanted) return &task;
+  return fail(ErrorKind::not_found, fmt::format("the image has no task {}", wanted));
+}
+
+Result<ExitCode> show_image(const Words& words, Output& output) {
+  const std::string path = words.get("SNAPSHOT");
+  const auto source = RELIVE_TRY(image::open_directory(path));
+  image::Findings findings;
+  const image::Image image = image::read_image(*source, findings);
+  if (findings.any_damage()) {
+    output.diagnostic(fmt::format("relive show: the image is damaged: {}", printable(text(findings.all().front()))));
+    output.diagnostic(fmt::format("  relive check {} names everything that is wrong with it", printable(path)));
+  }
+  if (words.has("--core")) {
+    if (findings.any_damage()) return ExitCode::untouched;
+    const image::ImagedTask* task = RELIVE_TRY(task_for_core(image, words));
+    RELIVE_TRY(image::write_core(image, *task, words.get("--core")));
+    if (!output.json()) {
+      output.line(fmt::format("core {}: task {}, {}", printable(words.get("--core")), task->task.pid.value,
+                              count(task->task.threads.size(), "thread", "threads")));
+      return ExitCode::done;
+    }
+  }
+  const ExitCode code = findings.any_damage() ? ExitCode::untouched : ExitCode::done;
+  if (output.json()) {
+    output.line(image_json(path, image, findings));
+    return code;
+  }
+  output.line(fmt::format("image {}: {}{}", output.paint(Color::bold, printable(path)),
+                          count(image.tasks.size(), "task", "tasks"), image.ours ? ", written by relive" : ""));
+  print_tree(output, image);
+  for (const auto& task : image.tasks) {
+    if (image.tasks.size() > 1) {
+      output.line("");
+      output.line(output.paint(Color::bold, fmt::format("task {}", task.task.pid.value)));
+    }
+    print_task(output, rollback::show(task).tasks.front());
+  }
+  return code;
+}
+
 Result<ExitCode> run(const Words& words, Output& output) {
+  if (!words.has("PID")) return show_image(words, output);
+  if (words.has("--core") || words.has("--task"))
+    return fail(ErrorKind::usage, "--core and --task are for images on disk",
+                "relive snapshot PID --out DIR writes one");
   const std::string name = RELIVE_TRY(words.snapshot_name("SNAPSHOT"));
   const auto key = RELIVE_TRY(task_of(words));
   const auto registry = RELIVE_TRY(rollback::Registry::open());
@@ -96,10 +175,7 @@ Result<ExitCode> run(const Words& words, Output& output) {
       output.line(fmt::format("task {} {}, child of {}", output.paint(Color::bold, fmt::format("{}", task.pid.value)),
                               printable(task.name), task.parent.value));
     }
-    print_section(output, "process", process_table(task));
-    print_section(output, "threads", thread_table(task));
-    print_section(output, "mappings", mapping_table(task));
-    print_section(output, "descriptors", descriptor_table(task));
+    print_task(output, task);
   }
   return ExitCode::done;
 }
@@ -110,14 +186,16 @@ Command show_command() {
   return {
       .name = "show",
       .group = Group::look,
-      .summary = "what a snapshot holds",
+      .summary = "what a snapshot, or an image on disk, holds",
       .description =
           "Threads, mappings (summed up by what they map), descriptors, signals and timers at the time of the "
           "snapshot.\n"
-          "--json lists every mapping.",
-      .positionals = {{"SNAPSHOT", "the snapshot's name"}, {"PID", "the process"}},
-      .options = {},
-      .examples = {{"what was open then?", "relive show before 1234"}},
+          "--json lists every mapping. Without PID, SNAPSHOT is an image directory.",
+      .positionals = {{"SNAPSHOT", "the snapshot's name, or a directory"}, {"PID", "the process", false}},
+      .options = {{"--core", "FILE", "of an image: write a task as an ELF core file for a debugger", false, {}},
+                  {"--task", "PID", "which task of the image", false, {}}},
+      .examples = {{"what was open then?", "relive show before 1234"},
+                   {"look into an image with a debugger", "relive show /var/tmp/before --core /tmp/core"}},
       .run = run,
   };
 }

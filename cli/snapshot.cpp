@@ -1,4 +1,10 @@
 #include <fmt/format.h>
+#include <unistd.h>
+
+#include <array>
+#include <climits>
+#include <cstdio>
+#include <optional>
 
 #include "cli/json.h"
 #include "cli/support.h"
@@ -25,16 +31,62 @@ Result<void> ensure_keeper(const rollback::Registry& registry, const rollback::T
   return rollback::start_keeper(key);
 }
 
+// The keeper stands elsewhere: it is told the whole path.
+Result<std::string> directory_of(const Words& words) {
+  const std::string path = words.get("--out");
+  if (path.empty()) return fail(ErrorKind::usage, "--out needs a directory");
+  if (path.front() == '/') return path;
+  std::array<char, PATH_MAX> here{};
+  if (::getcwd(here.data(), here.size()) == nullptr) return fail_errno("getcwd", "of this command");
+  return fmt::format("{}/{}", here.data(), path);
+}
+
+// How far it is, on a terminal.
+class Meter {
+ public:
+  Meter() : shown_(::isatty(STDERR_FILENO) == 1) {}
+  Meter(const Meter&) = delete;
+  Meter& operator=(const Meter&) = delete;
+  ~Meter() {
+    if (written_) ::dprintf(STDERR_FILENO, "\r\033[K");
+  }
+  void show(const rollback::ImageProgress& progress) {
+    if (!shown_ || progress.all == 0) return;
+    written_ = true;
+    ::dprintf(STDERR_FILENO, "\r%s",
+              fmt::format("writing: {} of {}, {} %", bytes_text(progress.done), bytes_text(progress.all),
+                          progress.done * 100 / progress.all)
+                  .c_str());
+  }
+
+ private:
+  bool shown_;
+  bool written_ = false;
+};
+
+Result<rollback::ImageReport> write_image(const rollback::Registry& registry, const rollback::TaskKey& key,
+                                          const std::string& name, const std::string& directory) {
+  Meter meter;
+  return rollback::ask_for_image(registry, request(key, rollback::ImageOptions{name, directory}),
+                                 [&](const rollback::ImageProgress& progress) { meter.show(progress); });
+}
+
 Result<ExitCode> run(const Words& words, Output& output) {
   const auto options = RELIVE_TRY(options_of(words));
+  std::string directory;
+  if (words.has("--out")) directory = RELIVE_TRY(directory_of(words));
   const auto key = RELIVE_TRY(task_of(words));
   const auto registry = RELIVE_TRY(rollback::Registry::open());
   const auto lock = RELIVE_TRY(registry.lock(key, "relive snapshot"));
   RELIVE_TRY(ensure_keeper(registry, key, output));
   const auto report = RELIVE_TRY(rollback::ask_for<rollback::SnapshotReport>(registry, request(key, options)));
   const auto& info = report.info;
+  std::optional<rollback::ImageReport> image;
+  if (!directory.empty())
+    image = RELIVE_TRY(with_context(write_image(registry, key, info.name, directory),
+                                    fmt::format("snapshot {} was taken; its image", info.name)));
   if (output.json()) {
-    output.line(snapshot_json(report, output.total_us()));
+    output.line(snapshot_json(report, image, output.total_us()));
     return ExitCode::done;
   }
   output.line(fmt::format("snapshot {} of {} {}: {}, {}, {}, {}", output.paint(Color::bold, info.name),
@@ -45,6 +97,10 @@ Result<ExitCode> run(const Words& words, Output& output) {
       output.paint(Color::dim, fmt::format("  frozen {}, {} in all; tracker {}; back with: relive rollback --to {} {}",
                                            milliseconds(report.frozen_us), milliseconds(output.total_us()),
                                            info.tracker, info.name, info.pid.value)));
+  if (image)
+    output.line(output.paint(Color::dim, fmt::format("  image {}: {}, {}, written in {}", image->directory,
+                                                     count(image->pages, "page", "pages"), bytes_text(image->bytes),
+                                                     milliseconds(image->us))));
   return ExitCode::done;
 }
 
@@ -58,17 +114,21 @@ Command snapshot_command() {
       .description =
           "The process stands still for the time this takes and runs on. Its snapshots live in a keeper process of its "
           "own,\n"
-          "until they are dropped or the process ends.",
+          "until they are dropped or the process ends. With --out one is written to a directory as well, in CRIU's "
+          "format,\n"
+          "while the process runs on.",
       .positionals = {{"PID", "the process"}},
       .options = {{"--name", "NAME", "what to call it (default: the first free snap-N)", false, {}},
                   {"--replace", "", "if there is one of that name, forget it", false, {}},
+                  {"--out", "DIR", "write it to this directory, which must not be there or be empty", false, {}},
                   {"--tracker",
                    "TRACKER",
                    "how changed pages are found; first snapshot only (default: the best, see doctor)",
                    false,
                    {"uffd", "soft-dirty", "compare"}}},
       .examples = {{"remember the state of process 1234", "relive snapshot 1234 --name before"},
-                   {"move the snapshot forward", "relive snapshot 1234 --name before --replace"}},
+                   {"move the snapshot forward", "relive snapshot 1234 --name before --replace"},
+                   {"keep it on disk", "relive snapshot 1234 --out /var/tmp/before"}},
       .run = run,
   };
 }

@@ -113,6 +113,23 @@ Result<Answer> ask(const Registry& registry, const Request& request) {
   return decode_response(*response);
 }
 
+Result<ImageReport> ask_for_image(const Registry& registry, const Request& request,
+                                  const std::function<void(const ImageProgress&)>& progress) {
+  const UniqueFd connection = RELIVE_TRY(registry.connect(request.key));
+  if (const auto sent = send_frame(connection.get(), encode(request)); !sent) log_debug(sent.error().text());
+  for (;;) {
+    const auto response = receive_frame(connection.get(), kResponseLimit);
+    if (!response)
+      return fail(ErrorKind::system, "whoever wrote the image has died",
+                  "the snapshot is kept; give the command again");
+    const Answer answer = RELIVE_TRY(decode_response(*response));
+    if (const auto* done = std::get_if<ImageReport>(&answer)) return *done;
+    const auto* part = std::get_if<ImageProgress>(&answer);
+    if (part == nullptr) return fail(ErrorKind::system, "the keeper answered something else than what it was asked");
+    progress(*part);
+  }
+}
+
 Result<void> start_keeper(const TaskKey& key) {
   int ends[2];
   if (::pipe2(ends, O_CLOEXEC) != 0) return fail_errno("pipe", "to the keeper");

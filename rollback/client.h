@@ -1,6 +1,7 @@
 // The command's side of the keeper's socket.
 #pragma once
 
+#include <functional>
 #include <string>
 #include <variant>
 
@@ -16,6 +17,10 @@ namespace relive::rollback {
 //   task
 //              was left stopped is not an error but a report with Fate::stopped.
 Result<Answer> ask(const Registry& registry, const Request& request);
+
+// The same for an image, which takes its time: `progress` hears how far it is.
+Result<ImageReport> ask_for_image(const Registry& registry, const Request& request,
+                                  const std::function<void(const ImageProgress&)>& progress);
 
 // The same for one kind of report.
 template <class Report>

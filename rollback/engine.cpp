@@ -21,6 +21,7 @@
 #include "diff/memory.h"
 #include "diff/pages.h"
 #include "parasite/agreement.h"
+#include "rollback/image_out.h"
 #include "rollback/living.h"
 #include "rollback/shared_memory.h"
 #include "rollback/snapshot.h"
@@ -67,6 +68,7 @@ struct Engine::State {
   std::optional<parasite::TreeAgreement> agreement;  // once the tree has had two tasks
   std::optional<tracking::TrackerKind> tracker;      // as the first snapshot chose
   std::vector<std::unique_ptr<Snapshot>> snapshots;
+  std::uint64_t last_lease = 0;
 
   [[nodiscard]] Snapshot* find(std::string_view name) const {
     const auto at = std::ranges::find_if(snapshots, [&](const auto& snapshot) { return snapshot->info.name == name; });
@@ -138,6 +140,36 @@ Result<std::unique_ptr<Stay>> Engine::State::freeze(const Snapshot* wanted) {
                 fmt::format("task {} executes another program than at the snapshot (execve since)", pid.value),
                 "its snapshots are of no use now: `relive drop --all`");
   return stay;
+}
+
+Result<SnapshotParts> Engine::parts(std::string_view name) const {
+  SnapshotParts parts{RELIVE_TRY(state_->require(name)), {}};
+  for (const model::Task& task : parts.snapshot->tree.tasks)
+    parts.stores.push_back(&*state_->members.at(task.pid).store);
+  return parts;
+}
+
+std::uint64_t Engine::lease(std::string_view name) {
+  State& state = *state_;
+  const Snapshot* snapshot = state.find(name);
+  if (snapshot == nullptr) return 0;
+  ++state.last_lease;
+  for (std::size_t index = 0; index < snapshot->parts.size(); ++index) {
+    Member& member = state.members.at(snapshot->tree.tasks[index].pid);
+    const auto runs = snapshot->parts[index].pages.runs();
+    member.store->retain(runs);
+    member.leases[state.last_lease] = {runs.begin(), runs.end()};
+  }
+  return state.last_lease;
+}
+
+void Engine::end_lease(std::uint64_t lease) {
+  for (auto& [pid, member] : state_->members) {
+    const auto at = member.leases.find(lease);
+    if (at == member.leases.end()) continue;
+    member.store->release(at->second);
+    member.leases.erase(at);
+  }
 }
 
 // The contents of memory: all that is populated the first time, later only what may have changed since.

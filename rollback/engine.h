@@ -76,6 +76,8 @@ struct RollbackOptions {
   OnFailure on_failure = OnFailure::stop;
 };
 
+struct SnapshotParts;
+
 class Engine {
  public:
   // Looks at the task, does not stop it. Errors: as FrozenTask::freeze.
@@ -88,6 +90,11 @@ class Engine {
   Result<DiffReport> diff(std::string_view name);
   [[nodiscard]] std::vector<SnapshotInfo> list() const;
   [[nodiscard]] const model::Tree* find(std::string_view name) const;
+  // What an image of a snapshot is made of (rollback/image_out.h), as it is until the next call. Pages that are read
+  // beyond it, by another process, stay for as long as they are leased.
+  Result<SnapshotParts> parts(std::string_view name) const;
+  std::uint64_t lease(std::string_view name);
+  void end_lease(std::uint64_t lease);
   // Forgets a snapshot. With the last one the parasite, tracker and store leave the task (clean cure).
   Result<void> drop(std::string_view name);
   Result<void> drop_all();

@@ -8,6 +8,7 @@
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -18,6 +19,7 @@
 
 #include "base/fault.h"
 #include "base/log.h"
+#include "rollback/image_out.h"
 #include "task/frozen_task.h"
 
 namespace relive::rollback {
@@ -78,6 +80,11 @@ struct Serve {
     RELIVE_TRY(engine.drop_all());
     return report;
   }
+  Result<Answer> operator()(const ImageOptions& options) const {
+    RELIVE_TRY(require(engine, options.name));
+    const auto report = RELIVE_TRY(write_snapshot(RELIVE_TRY(engine.parts(options.name)), options.directory, {}));
+    return ImageReport{options.directory, report.pages, report.bytes, 0, faults_passed()};
+  }
 };
 
 bool may_ask(int connection) {
@@ -98,9 +105,28 @@ void take_in(UniqueFd connection, std::vector<UniqueFd>& silent) {
   silent.push_back(std::move(connection));
 }
 
+// An image is written while the keeper goes on.
+Result<ImageWriter> begin_image(Engine& engine, const ImageOptions& options, const std::string& fault, int connection) {
+  RELIVE_TRY(require(engine, options.name));
+  RELIVE_TRY(FaultPlan::parse(fault));
+  ImageWriter writer =
+      RELIVE_TRY(start_image_writer(RELIVE_TRY(engine.parts(options.name)), options.directory, connection, fault));
+  writer.lease = engine.lease(options.name);
+  return writer;
+}
+
+// Those that have ended.
+void reap(std::vector<ImageWriter>& writers, Engine& engine) {
+  std::erase_if(writers, [&](const ImageWriter& writer) {
+    if (::waitpid(writer.pid, nullptr, WNOHANG) == 0) return false;
+    engine.end_lease(writer.lease);
+    return true;
+  });
+}
+
 // One client that has begun to speak, to its end. Whatever it sends or fails to send harms only itself. Was it a
 // request to change the snapshots?
-bool attend(UniqueFd connection, const TaskKey& key, Engine& engine) {
+bool attend(UniqueFd connection, const TaskKey& key, Engine& engine, std::vector<ImageWriter>& writers) {
   ::setsockopt(connection.get(), SOL_SOCKET, SO_RCVTIMEO, &kFramePatience, sizeof kFramePatience);
   ::setsockopt(connection.get(), SOL_SOCKET, SO_SNDTIMEO, &kFramePatience, sizeof kFramePatience);
   const auto bytes = receive_frame(connection.get(), kRequestLimit);
@@ -112,7 +138,14 @@ bool attend(UniqueFd connection, const TaskKey& key, Engine& engine) {
   else if (request->key != key)
     answer = fail(ErrorKind::usage,
                   fmt::format("this is the keeper of {}, not of {}", key.pid.value, request->key.pid.value));
-  else
+  else if (const auto* image = std::get_if<ImageOptions>(&request->command)) {
+    auto writer = begin_image(engine, *image, request->fault, connection.get());
+    if (writer) {
+      writers.push_back(*std::move(writer));
+      return false;  // it answers
+    }
+    answer = std::unexpected(writer.error());
+  } else
     answer = serve(engine, *request);
   if (!request) log_debug("keeper: " + request.error().text());
   if (const auto sent = send_frame(connection.get(), encode(answer)); !sent)
@@ -127,6 +160,7 @@ struct Keeper {
   UniqueFd signals;
   std::unique_ptr<Engine> engine;
   std::vector<UniqueFd> silent;  // clients that have not spoken yet
+  std::vector<ImageWriter> writers;
 };
 
 UniqueFd accept_one(const Keeper& keeper) {
@@ -178,7 +212,7 @@ Result<Keeper> begin(const TaskKey& key) {
   if (standing(key) == Standing::gone)
     return fail(ErrorKind::task_died, fmt::format("task {} has ended", key.pid.value));
   UniqueFd listener = RELIVE_TRY(registry.listen(key));
-  return Keeper{std::move(registry), std::move(listener), std::move(signals), std::move(engine), {}};
+  return Keeper{std::move(registry), std::move(listener), std::move(signals), std::move(engine), {}, {}};
 }
 
 constexpr int kLingeringMs = 20;     // between looks at threads that have not stopped yet (task/frozen_task.h)
@@ -191,6 +225,8 @@ Error keep(Keeper& keeper, const TaskKey& key) {
     std::vector<pollfd> watched = {
         {keeper.engine->pidfd(), POLLIN, 0}, {keeper.signals.get(), POLLIN, 0}, {keeper.listener.get(), POLLIN, 0}};
     for (const UniqueFd& connection : keeper.silent) watched.push_back({connection.get(), POLLIN, 0});
+    const std::size_t clients = keeper.silent.size();
+    for (const ImageWriter& writer : keeper.writers) watched.push_back({writer.pidfd.get(), POLLIN, 0});
     const bool empty = keeper.engine->list().empty();
     Error no_snapshots{ErrorKind::not_found,
                        task + " has no snapshots",
@@ -210,8 +246,10 @@ Error keep(Keeper& keeper, const TaskKey& key) {
           ErrorKind::not_found, "the keeper of " + task + " was told to end; its snapshots are dropped", 0, {}, {}};
     }
     bool changed = false;
-    for (std::size_t i = 0; i < keeper.silent.size(); ++i)
-      if (watched[3 + i].revents != 0 && attend(std::move(keeper.silent[i]), key, *keeper.engine)) changed = true;
+    reap(keeper.writers, *keeper.engine);
+    for (std::size_t i = 0; i < clients; ++i)
+      if (watched[3 + i].revents != 0 && attend(std::move(keeper.silent[i]), key, *keeper.engine, keeper.writers))
+        changed = true;
     std::erase_if(keeper.silent, [](const UniqueFd& connection) { return !connection; });
     if (changed && keeper.engine->list().empty()) return no_snapshots;
     if (watched[2].revents != 0) take_in(accept_one(keeper), keeper.silent);

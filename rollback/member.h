@@ -1,9 +1,12 @@
 // One living task of a tree, with what relive has in it from its first snapshot to the last drop.
 #pragma once
 
+#include <cstdint>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "base/result.h"
 #include "model/ids.h"
@@ -24,13 +27,14 @@ struct KnownMemory {
 
 struct Member {
   model::Pid pid;
-  std::uint64_t start_time = 0;                // of the task that `session` is in; 0: it has none
-  std::optional<parasite::Session> session;    // the parasite; it goes with its task
-  std::unique_ptr<tracking::Tracker> tracker;  // the same
-  std::optional<tracking::PageStore> store;    // stays when the task ends: snapshots need it
-  tracking::PageMap current;                   // what is in place, but for what the tracker calls changed
-  KnownMemory last_memory;                     // what is mapped, as far as relive knows since it last let the task go
-  std::size_t snapshots = 0;                   // that this task is part of
+  std::uint64_t start_time = 0;                                    // of the task that `session` is in; 0: it has none
+  std::optional<parasite::Session> session;                        // the parasite; it goes with its task
+  std::unique_ptr<tracking::Tracker> tracker;                      // the same
+  std::optional<tracking::PageStore> store;                        // stays when the task ends: snapshots need it
+  std::map<std::uint64_t, std::vector<tracking::PageRun>> leases;  // pages in it that somebody else reads
+  tracking::PageMap current;  // what is in place, but for what the tracker calls changed
+  KnownMemory last_memory;    // what is mapped, as far as relive knows since it last let the task go
+  std::size_t snapshots = 0;  // that this task is part of
 
   // `current` becomes `map`; the store counts users of slots.
   void set_current(const tracking::PageMap& map);

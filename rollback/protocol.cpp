@@ -140,6 +140,18 @@ struct PutAnswer {
     auto& message = *out.mutable_drop();
     for (const auto& name : report.dropped) message.add_dropped(name);
   }
+  void operator()(const ImageProgress& progress) const {
+    out.mutable_progress()->set_done(progress.done);
+    out.mutable_progress()->set_all(progress.all);
+  }
+  void operator()(const ImageReport& report) const {
+    auto& message = *out.mutable_image();
+    message.set_directory(report.directory);
+    message.set_pages(report.pages);
+    message.set_bytes(report.bytes);
+    message.set_us(report.us);
+    message.set_faults_passed(report.faults_passed);
+  }
 };
 
 struct PutCommand {
@@ -163,6 +175,10 @@ struct PutCommand {
   void operator()(const DropOptions& options) const {
     out.mutable_drop()->set_name(options.name);
     out.mutable_drop()->set_all(options.all);
+  }
+  void operator()(const ImageOptions& options) const {
+    out.mutable_image()->set_name(options.name);
+    out.mutable_image()->set_directory(options.directory);
   }
 };
 
@@ -333,6 +349,9 @@ Result<Request> decode_request(std::string_view bytes) {
     case protocol::Request::kDrop:
       request.command = DropOptions{message.drop().name(), message.drop().all()};
       return request;
+    case protocol::Request::kImage:
+      request.command = ImageOptions{message.image().name(), message.image().directory()};
+      return request;
     case protocol::Request::COMMAND_NOT_SET:
       break;
   }
@@ -357,6 +376,11 @@ Result<Answer> decode_response(std::string_view bytes) {
       return take(message.show());
     case protocol::Response::kDrop:
       return take(message.drop());
+    case protocol::Response::kProgress:
+      return ImageProgress{message.progress().done(), message.progress().all()};
+    case protocol::Response::kImage:
+      return ImageReport{message.image().directory(), message.image().pages(), message.image().bytes(),
+                         message.image().us(), message.image().faults_passed()};
     case protocol::Response::ANSWER_NOT_SET:
       break;
   }

@@ -29,6 +29,10 @@ struct ListOptions {};
 struct ShowOptions {
   std::string name;
 };
+struct ImageOptions {
+  std::string name;
+  std::string directory;  // absolute
+};
 struct DropOptions {
   std::string name;  // empty with `all`
   bool all = false;
@@ -38,7 +42,8 @@ struct Request {
   TaskKey key;
   std::string fault;  // RELIVE_FAULT of the command, not parsed yet
   // SnapshotOptions::name may be empty: the keeper then finds one.
-  std::variant<SnapshotOptions, RollbackOptions, DiffOptions, ListOptions, ShowOptions, DropOptions> command;
+  std::variant<SnapshotOptions, RollbackOptions, DiffOptions, ListOptions, ShowOptions, DropOptions, ImageOptions>
+      command;
 };
 
 struct ListReport {
@@ -48,7 +53,21 @@ struct DropReport {
   std::vector<std::string> dropped;
 };
 
-using Answer = std::variant<SnapshotReport, RollbackReport, DiffReport, ListReport, ShowReport, DropReport>;
+// Before the report, any number of these.
+struct ImageProgress {
+  std::uint64_t done = 0;  // bytes of contents
+  std::uint64_t all = 0;
+};
+struct ImageReport {
+  std::string directory;
+  std::uint64_t pages = 0;
+  std::uint64_t bytes = 0;
+  std::uint64_t us = 0;
+  std::uint64_t faults_passed = 0;
+};
+
+using Answer = std::variant<SnapshotReport, RollbackReport, DiffReport, ListReport, ShowReport, DropReport,
+                            ImageProgress, ImageReport>;
 
 std::string encode(const Request& request);
 std::string encode(const Result<Answer>& response);

@@ -36,30 +36,48 @@ std::vector<ShownValue> process_values(const model::Process& process) {
   };
 }
 
+ShownTask shown_task(const model::Task& task, const model::DescriptorTable& descriptors) {
+  ShownTask shown;
+  shown.pid = task.pid;
+  shown.parent = {task.process.parent};
+  if (!task.threads.empty()) shown.name = task.threads.front().name;
+  for (const auto& thread : task.threads)
+    shown.threads.push_back({thread.tid, thread.name, thread.registers.rip, thread.registers.rsp, thread.signal_mask,
+                             thread.pending.size()});
+  for (const auto& mapping : task.memory.mappings)
+    shown.mappings.push_back({mapping.range, access_text(mapping), mapping.offset, mapping.name});
+  for (const auto& descriptor : descriptors.descriptors) {
+    if (descriptor.fd.table != static_cast<int>(task.table)) continue;
+    if (descriptor.open_file >= descriptors.open_files.size()) continue;
+    model::Words words = model::words_of(descriptors.open_files[descriptor.open_file].object);
+    shown.descriptors.push_back(
+        {descriptor.fd.value, std::move(words.kind), std::move(words.detail), descriptor.close_on_exec});
+  }
+  shown.process = process_values(task.process);
+  return shown;
+}
+
 }  // namespace
 
 ShowReport show(const SnapshotInfo& info, const model::Tree& tree) {
   ShowReport report{.info = info, .tasks = {}};
-  for (const model::Task& task : tree.tasks) {
-    ShownTask& shown = report.tasks.emplace_back();
-    shown.pid = task.pid;
-    shown.parent = {task.process.parent};
-    if (!task.threads.empty()) shown.name = task.threads.front().name;
-    for (const auto& thread : task.threads)
-      shown.threads.push_back({thread.tid, thread.name, thread.registers.rip, thread.registers.rsp, thread.signal_mask,
-                               thread.pending.size()});
-    for (const auto& mapping : task.memory.mappings)
-      shown.mappings.push_back({mapping.range, access_text(mapping), mapping.offset, mapping.name});
-    for (const auto& descriptor : tree.descriptors.descriptors) {
-      if (descriptor.fd.table != static_cast<int>(task.table)) continue;
-      if (descriptor.open_file >= tree.descriptors.open_files.size()) continue;
-      model::Words words = model::words_of(tree.descriptors.open_files[descriptor.open_file].object);
-      shown.descriptors.push_back(
-          {descriptor.fd.value, std::move(words.kind), std::move(words.detail), descriptor.close_on_exec});
-    }
-    shown.process = process_values(task.process);
-  }
+  for (const model::Task& task : tree.tasks) report.tasks.push_back(shown_task(task, tree.descriptors));
   return report;
+}
+
+SnapshotInfo image_info(const image::ImagedTask& task) {
+  SnapshotInfo info;
+  info.pid = task.task.pid;
+  info.threads = task.task.threads.size();
+  info.mappings = task.task.memory.mappings.size();
+  info.pages = image::count_pages(task.pages);
+  info.descriptors = task.descriptors.descriptors.size();
+  if (!task.task.threads.empty()) info.command = task.task.threads.front().name;
+  return info;
+}
+
+ShowReport show(const image::ImagedTask& task) {
+  return {.info = image_info(task), .tasks = {shown_task(task.task, task.descriptors)}};
 }
 
 }  // namespace relive::rollback

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "image/image.h"
 #include "model/tree.h"
 #include "rollback/engine.h"
 
@@ -54,5 +55,9 @@ struct ShowReport {
 };
 
 ShowReport show(const SnapshotInfo& info, const model::Tree& tree);
+
+// What can be said about a task of an image, as of a snapshot.
+SnapshotInfo image_info(const image::ImagedTask& task);
+ShowReport show(const image::ImagedTask& task);
 
 }  // namespace relive::rollback

@@ -126,6 +126,7 @@ Result<void> cure(Member& member, parasite::Visit& visit) {
   if (member.store) {
     RELIVE_TRY(member.store->leave(visit));
     member.store.reset();
+    member.leases.clear();  // who reads has the store's memory all the same
   }
   member.current = {};
   return {};

@@ -4,12 +4,18 @@ sleep   does nothing                        zombie  has ended, its parent does n
 traced  is under a debugger                 thread  has a second thread, TID
 exec    becomes sleep(1) at SIGUSR1         stop    stands under SIGSTOP
 changing  calls itself "changed" at SIGUSR1
+various   has descriptors of many kinds, shared memory, a second thread
 """
 
 import ctypes
+import fcntl
+import mmap
 import os
+import select
 import signal
+import socket
 import sys
+import tempfile
 import threading
 import time
 
@@ -71,7 +77,42 @@ def main(kind):
     elif kind == "changing":
         signal.signal(signal.SIGUSR1, lambda *_: libc.prctl(PR_SET_NAME, b"changed"))
         say(f"PID={os.getpid()}")
+    elif kind == "various":
+        kept = various()
+        say(f"PID={os.getpid()} KEEPS={len(kept)}")
     wait_forever()
+
+
+def various():
+    reader, writer = os.pipe()
+    os.write(writer, b"unread")
+    counter = os.eventfd(7)
+    pair = socket.socketpair()
+    pair[0].send(b"message")
+    datagrams = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    datagrams[0].send(b"datagram")
+    listening = socket.socket()
+    listening.bind(("127.0.0.1", 0))
+    listening.listen(5)
+    abstract = socket.socket(socket.AF_UNIX)
+    abstract.bind(f"\0relive-{os.getpid()}")
+    abstract.listen(3)
+    epoll = select.epoll()
+    epoll.register(reader, select.EPOLLIN)
+    epoll.register(counter, select.EPOLLIN)
+    shared = mmap.mmap(-1, 1 << 20)
+    shared[0:6] = b"shared"
+    memory = os.memfd_create("various")
+    os.write(memory, b"in a memfd" * 1000)
+    nameless = tempfile.TemporaryFile()
+    nameless.write(b"of a file without a name")
+    nameless.flush()
+    locked = tempfile.TemporaryFile()
+    fcntl.flock(locked, fcntl.LOCK_EX)
+    signal.setitimer(signal.ITIMER_REAL, 1000, 5)
+    signal.signal(signal.SIGALRM, lambda *_: None)
+    threading.Thread(target=time.sleep, args=(1000,), daemon=True).start()
+    return [reader, writer, counter, pair, datagrams, listening, abstract, epoll, shared, memory, nameless, locked]
 
 
 main(sys.argv[1])

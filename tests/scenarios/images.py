@@ -1,0 +1,125 @@
+#!/usr/bin/env python3
+"""usage: images.py [--crit] VICTIM... [--build DIR]
+
+A snapshot of each victim is written to a directory: what show tells of the directory is what it tells of the snapshot, check finds
+nothing wrong, and the victim works as ever, and is taken back. With --crit: each of CRIU's files in it, decoded and encoded by crit, is
+what it was, to the byte.
+"""
+
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import harness
+
+# crit 3.17 (Debian 12) does not know the kind.
+NEWER_THAN_CRIT = {"process_handles": "pidfds"}
+# What no image is written of yet, and how that is said; nothing is left behind, and the snapshot can be gone back to.
+REFUSED = {
+    "named_pipes": "cannot be part of an image",
+    "descriptors_in_flight": "cannot be part of an image",
+}
+SHOWN = ("process", "thread_list", "mapping_list", "descriptor_list", "threads", "mappings", "descriptors")
+
+
+def compare(scene, name, directory):
+    snapshot = scene.relive("show", "a", scene.pid)
+    image = scene.relive("show", directory)
+    harness.expect_equal(f"{name}: tasks", len(image["task_list"]), 1)
+    harness.expect_equal(f"{name}: tasks of the snapshot", len(snapshot["task_list"]), 1)
+    for key in SHOWN:
+        got, want = image["task_list"][0][key], {**snapshot, **snapshot["task_list"][0]}[key]
+        if isinstance(want, list):
+            different = [(g, w) for g, w in zip(got, want) if g != w] or (len(got), len(want))
+            harness.expect(got == want, f"{name}: {key}: {different}")
+        harness.expect_equal(f"{name}: {key}", got, want)
+    # Memory that is mapped twice is in a snapshot once, where it may be written.
+    harness.expect(image["pages"] >= snapshot["pages"], f"{name}: {image['pages']} pages of {snapshot['pages']}")
+    checked = scene.relive("check", directory)
+    harness.expect_equal(f"{name}: findings", checked["finding_list"], [])
+
+
+def round_trip(scene, name, directory):
+    files = [path for path in sorted(directory.glob("*.img")) if not path.name.startswith(("pages-", "relive-"))]
+    harness.expect(len(files) > 8, f"{name}: files: {files}")
+    for path in files:
+        decoded = subprocess.run(["crit", "decode", "-i", path], capture_output=True)
+        harness.expect(decoded.returncode == 0, f"{name}: crit decode {path.name}: {decoded.stderr.decode()[-500:]}")
+        encoded = subprocess.run(["crit", "encode"], input=decoded.stdout, capture_output=True)
+        harness.expect(encoded.stdout == path.read_bytes(), f"{name}: {path.name} is another one after crit decode and encode")
+
+
+def refuses(scene, name, victim, directory, tracker):
+    command = ("snapshot", victim.pid, "--name", "a", "--tracker", tracker, "--out", directory)
+    status, _, err = scene.run(scene.build / "bin/relive", *command)
+    harness.expect_equal(f"{name}: exit status", status, 1)
+    harness.expect(REFUSED[name] in err, f"{name}: {err}")
+    harness.expect(not list(scene.directory.glob(f"{directory.name}*")), f"{name}: something was written")
+    victim.wreck(0)
+    scene.rollback(victim.pid, "a")
+    victim.verify(0)
+    scene.drop(victim.pid)
+    harness.end_process(victim.process)
+
+
+def trees_are_refused(scene, tracker):
+    """What tasks of a tree share, an image of this release cannot say: open files, or memory that one puts back for all."""
+    parent = scene.start(["sh", "-c", "sleep 1000 & wait"])
+    harness.wait_until("it has a child", lambda: len(harness.descendants(parent.pid)) == 2)
+    status, _, err = scene.run(scene.build / "bin/relive", "snapshot", parent.pid, "--out", scene.directory / "image-parent")
+    harness.expect_equal("parent: exit status", status, 1)
+    harness.expect("are one open file" in err and "no image of such a tree" in err, f"parent: {err}")
+    harness.expect(not list(scene.directory.glob("image-parent*")), "parent: something was written")
+    scene.drop(parent.pid)
+    harness.end_process(parent)
+    family = harness.LineProcess(scene, [sys.executable, "-B", pathlib.Path(__file__).with_name("family.py")])
+    before = family.ask("status")
+    directory = scene.directory / "image-family"
+    status, _, err = scene.run(scene.build / "bin/relive", "snapshot", family.pid, "--name", "a", "--out", directory)
+    harness.expect_equal("family: exit status", status, 1)
+    harness.expect("shares memory at" in err and "no image of such a tree" in err, f"family: {err}")
+    harness.expect(not list(scene.directory.glob("image-family*")), "family: something was written")
+    family.ask("step")
+    scene.rollback(family.pid, "a")
+    harness.expect_equal("family", family.ask("status"), before)
+    scene.drop(family.pid)
+
+
+def test(scene, tracker, words):
+    if words.crit and shutil.which("crit") is None:
+        raise harness.Skip("needs crit: to decode and encode what relive has written")
+    if words.crit and getattr(words, "done", False):
+        return  # what is written does not depend on the tracker
+    words.done = True
+    if not words.crit:
+        trees_are_refused(scene, tracker)
+    for name in words.names:
+        if words.crit and name in NEWER_THAN_CRIT:
+            continue
+        try:
+            victim = harness.victim(scene, name)
+        except harness.Skip as skip:
+            print(f"{name}: {skip}", flush=True)
+            continue
+        victim.verify(0)
+        scene.pid = victim.pid
+        directory = scene.directory / f"image-{name}"
+        if name in REFUSED:
+            refuses(scene, name, victim, directory, tracker)
+            continue
+        scene.snapshot(victim.pid, "a", tracker, "--out", directory)
+        if words.crit:
+            round_trip(scene, name, directory)
+        else:
+            compare(scene, name, directory)
+            victim.wreck(0)
+            scene.rollback(victim.pid, "a")
+        victim.verify(0)
+        scene.drop(victim.pid)
+        harness.end_process(victim.process)
+        shutil.rmtree(directory)
+
+
+if __name__ == "__main__":
+    harness.main(test, ("--crit", {"action": "store_true"}), ("names", {"nargs": "+"}))
