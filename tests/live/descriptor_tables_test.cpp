@@ -38,6 +38,7 @@
 #include "capture/descriptors.h"
 #include "capture/kcmp.h"
 #include "live/child.h"
+#include "live/descriptor_tools.h"
 #include "task/frozen_task.h"
 #include "task/procfs.h"
 
@@ -48,14 +49,6 @@ using testing::Child;
 using testing::ChildEnd;
 using ::testing::ElementsAre;
 using ::testing::IsEmpty;
-
-#define WANT(...)                                                                                                    \
-  do {                                                                                                               \
-    if (!(__VA_ARGS__)) {                                                                                            \
-      std::fprintf(stderr, "task %d, line %d: %s (%s)\n", ::getpid(), __LINE__, #__VA_ARGS__, std::strerror(errno)); \
-      return false;                                                                                                  \
-    }                                                                                                                \
-  } while (false)
 
 // What one of the two does. `set_up` of the parent comes before the fork.
 struct Part {
@@ -94,19 +87,6 @@ int lead(const Part& parent, const Part& child, ChildEnd end) {
     to_child.say(word);
     end.say(to_child.hear() == 'y' && own ? 'y' : 'n');
   }
-}
-
-std::set<std::string> descriptors_of(pid_t pid) {
-  std::set<std::string> out;
-  const std::string path = "/proc/" + std::to_string(pid) + "/fd";
-  std::set<std::string> names;
-  for (const auto& entry : std::filesystem::directory_iterator(path)) names.insert(entry.path().filename());
-  for (const auto& name : names) {
-    std::error_code gone;
-    const auto target = std::filesystem::read_symlink(path + "/" + name, gone);
-    if (!gone) out.insert(name + " -> " + target.string());
-  }
-  return out;
 }
 
 std::vector<model::Pid> with_children(model::Pid root) {
@@ -292,22 +272,6 @@ class Family {
 
 // --- small things
 
-std::string temporary(const char* name) { return "/tmp/relive-" + std::to_string(::getpid()) + "-" + name; }
-bool write_all(int fd, std::string_view text) {
-  return ::write(fd, text.data(), text.size()) == static_cast<ssize_t>(text.size());
-}
-std::string read_now(int fd) {
-  std::string out;
-  char buffer[4096];
-  pollfd one{.fd = fd, .events = POLLIN, .revents = 0};
-  while (::poll(&one, 1, 0) == 1 && (one.revents & POLLIN) != 0) {
-    const ssize_t size = ::read(fd, buffer, sizeof buffer);
-    if (size <= 0) break;
-    out.append(buffer, static_cast<std::size_t>(size));
-  }
-  return out;
-}
-bool is_open(int fd) { return ::fcntl(fd, F_GETFD) >= 0; }
 bool moved(int from, int to) {
   if (from == to) return true;
   const bool done = ::dup2(from, to) == to;

@@ -41,6 +41,7 @@
 #include "base/fault.h"
 #include "capture/descriptors.h"
 #include "live/child.h"
+#include "live/descriptor_tools.h"
 #include "task/frozen_task.h"
 #include "task/procfs.h"
 
@@ -56,14 +57,6 @@ using ::testing::Contains;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
-
-#define WANT(...)                                                                                      \
-  do {                                                                                                 \
-    if (!(__VA_ARGS__)) {                                                                              \
-      std::fprintf(stderr, "child, line %d: %s (%s)\n", __LINE__, #__VA_ARGS__, std::strerror(errno)); \
-      return false;                                                                                    \
-    }                                                                                                  \
-  } while (false)
 
 struct Script {
   std::function<bool()> set_up = [] { return true; };
@@ -81,20 +74,6 @@ std::function<int(ChildEnd)> obey(const Script& script) {
       end.say(good ? 'y' : 'n');
     }
   };
-}
-
-// "3 -> /tmp/x" of every descriptor of a process.
-std::set<std::string> descriptors_of(pid_t pid) {
-  std::set<std::string> out;
-  const std::string path = "/proc/" + std::to_string(pid) + "/fd";
-  std::set<std::string> names;
-  for (const auto& entry : std::filesystem::directory_iterator(path)) names.insert(entry.path().filename());
-  for (const auto& name : names) {
-    std::error_code gone;
-    const auto target = std::filesystem::read_symlink(path + "/" + name, gone);
-    if (!gone) out.insert(name + " -> " + target.string());
-  }
-  return out;
 }
 
 std::vector<std::string> texts(const std::vector<diff::Difference>& differences) {
@@ -234,27 +213,6 @@ class Subject {
 };
 
 // --- small things
-
-std::string temporary(const char* name) { return "/tmp/relive-" + std::to_string(::getpid()) + "-" + name; }
-
-bool write_all(int fd, std::string_view text) {
-  return ::write(fd, text.data(), text.size()) == static_cast<ssize_t>(text.size());
-}
-
-// What is there to be read now, without blocking.
-std::string read_now(int fd) {
-  std::string out;
-  char buffer[4096];
-  pollfd one{.fd = fd, .events = POLLIN, .revents = 0};
-  while (::poll(&one, 1, 0) == 1 && (one.revents & POLLIN) != 0) {
-    const ssize_t size = ::read(fd, buffer, sizeof buffer);
-    if (size <= 0) break;
-    out.append(buffer, static_cast<std::size_t>(size));
-  }
-  return out;
-}
-
-bool is_open(int fd) { return ::fcntl(fd, F_GETFD) >= 0; }
 
 std::vector<int> open_numbers() {
   std::vector<int> out;

@@ -13,6 +13,7 @@
 
 #include "diff/descriptors.h"
 #include "diff/numbers.h"
+#include "tests/unit/tables.h"
 
 namespace relive {
 namespace {
@@ -39,22 +40,6 @@ using ::testing::SizeIs;
 const std::vector<model::Pid> kTasks{{100}, {200}, {300}, {400}};
 std::span<const model::Pid> tasks(std::size_t count) { return std::span(kTasks).first(count); }
 
-std::vector<std::byte> bytes_of(std::string_view text) {
-  const auto bytes = std::as_bytes(std::span(text));
-  return {bytes.begin(), bytes.end()};
-}
-
-OpenFile regular(std::uint64_t inode, std::int64_t position = 0) {
-  return {.status_flags = O_RDWR, .object = RegularFile{.path = "/r", .identity = {1, inode}, .position = position}};
-}
-OpenFile pipe_end(std::uint64_t inode, bool write_end, std::string_view bytes = {}) {
-  return {
-      .status_flags = write_end ? std::uint32_t{O_WRONLY} : 0U,
-      .object = PipeEnd{.identity = {2, inode}, .write_end = write_end, .capacity = 65536, .bytes = bytes_of(bytes)}};
-}
-OpenFile counter(std::uint64_t id, std::uint64_t count = 0) {
-  return {.status_flags = O_RDWR, .object = EventCounter{.id = id, .count = count}};
-}
 OpenFile socket(std::uint64_t inode, std::uint64_t peer, std::string_view unread = {}) {
   Socket socket;
   socket.inode = inode;
@@ -65,28 +50,6 @@ OpenFile socket(std::uint64_t inode, std::uint64_t peer, std::string_view unread
   if (!unread.empty()) socket.unread.push_back({.bytes = bytes_of(unread), .from = {}});
   return {.status_flags = O_RDWR, .object = socket};
 }
-OpenFile same(OpenFile file, std::size_t as) {
-  file.same_as = as;
-  return file;
-}
-
-struct Builder {
-  DescriptorTable table;
-  std::size_t file(OpenFile open_file) {
-    table.open_files.push_back(std::move(open_file));
-    return table.open_files.size() - 1;
-  }
-  Builder& at(RemoteFd fd, std::size_t open_file, bool close_on_exec = false) {
-    table.descriptors.push_back({fd, close_on_exec, open_file});
-    std::ranges::sort(table.descriptors, {}, &model::Descriptor::fd);
-    return *this;
-  }
-  [[nodiscard]] const model::Descriptor* find(RemoteFd fd) const {
-    const auto found = std::ranges::find(table.descriptors, fd, &model::Descriptor::fd);
-    return found == table.descriptors.end() ? nullptr : &*found;
-  }
-};
-
 // --- a kernel in miniature: tables, open files, pipes, pairs, epoll sets, locks
 
 using Locks = std::array<LockMode, 8>;
@@ -471,7 +434,7 @@ TEST(DescriptorTablesTest, ATableThatIsGoneGetsAllItsNumbersFromOthers) {
 
 Builder inherited() {
   Builder wanted;
-  const std::size_t file = wanted.file(regular(7, 10));
+  const std::size_t file = wanted.file(regular("/r", 7, 10));
   wanted.at(in(0, 5), file).at(in(1, 5), file).at(in(2, 5), file);
   return wanted;
 }
@@ -479,7 +442,7 @@ Builder inherited() {
 TEST(DescriptorTablesTest, APositionThatThreeTablesShareIsPutRightOnce) {
   const Builder wanted = inherited();
   Builder living = wanted;
-  living.table.open_files[0] = same(regular(7, 20), 0);
+  living.table.open_files[0] = same(regular("/r", 7, 20), 0);
   const auto plan = expect_back(wanted.table, living.table, 3);
   EXPECT_THAT(diff::texts(plan), ElementsAre("task 100: descriptor 5: position 10"));
   EXPECT_THAT(plan.differences, SizeIs(1));
@@ -488,7 +451,7 @@ TEST(DescriptorTablesTest, APositionThatThreeTablesShareIsPutRightOnce) {
 TEST(DescriptorTablesTest, AnInheritedDescriptorThatOneTableHasClosedComesFromAnother) {
   const Builder wanted = inherited();
   Builder living;
-  const std::size_t file = living.file(same(regular(7, 10), 0));
+  const std::size_t file = living.file(same(regular("/r", 7, 10), 0));
   living.at(in(0, 5), file).at(in(2, 5), file);
   EXPECT_THAT(diff::texts(expect_back(wanted.table, living.table, 3)),
               ElementsAre("task 200: give it a number of file 0", "task 200: descriptor 5: file 0"));
@@ -531,11 +494,11 @@ TEST(DescriptorTablesTest, AnInheritedSetThatWatchesByTheNumberOfAnotherTableIsW
   // Both have the set and the counter; the parent has closed its counter since, the child has not: the entry is there.
   Builder wanted;
   const std::size_t set = wanted.file({.object = EpollSet{{{in(0, 4), EPOLLIN, 4}}}});
-  const std::size_t file = wanted.file(counter(1));
+  const std::size_t file = wanted.file(counter(1, 0));
   wanted.at(in(0, 3), set).at(in(1, 3), set).at(in(0, 4), file).at(in(1, 4), file);
   Builder living;
   const std::size_t set_now = living.file({.object = EpollSet{{{in(1, 4), EPOLLIN | EPOLLOUT, 4}}}});
-  const std::size_t file_now = living.file(same(counter(1), 1));
+  const std::size_t file_now = living.file(same(counter(1, 0), 1));
   living.at(in(0, 3), set_now).at(in(1, 3), set_now).at(in(1, 4), file_now);
   EXPECT_THAT(diff::texts(expect_back(wanted.table, living.table, 2)),
               ElementsAre("task 100: give it a number of file 1", "task 100: descriptor 4: file 1",
@@ -545,11 +508,11 @@ TEST(DescriptorTablesTest, AnInheritedSetThatWatchesByTheNumberOfAnotherTableIsW
 TEST(DescriptorTablesTest, AnExclusiveEntryIsTakenOutAndAddedInOneTable) {
   Builder wanted;
   const std::size_t set = wanted.file({.object = EpollSet{{{in(0, 4), EPOLLIN | EPOLLEXCLUSIVE, 4}}}});
-  const std::size_t file = wanted.file(counter(1));
+  const std::size_t file = wanted.file(counter(1, 0));
   wanted.at(in(0, 3), set).at(in(1, 3), set).at(in(0, 4), file).at(in(1, 4), file);
   Builder living;
   const std::size_t set_now = living.file({.object = EpollSet{{{in(1, 4), EPOLLIN, 4}}}});
-  const std::size_t file_now = living.file(same(counter(1), 1));
+  const std::size_t file_now = living.file(same(counter(1, 0), 1));
   living.at(in(0, 3), set_now).at(in(1, 3), set_now).at(in(1, 4), file_now);
   for (unsigned seed = 0; seed < 20; ++seed) expect_back(wanted.table, living.table, 2, seed);
 }
@@ -558,10 +521,10 @@ TEST(DescriptorTablesTest, ASetWatchesTwoFilesByOneNumberOfTwoTables) {
   Builder wanted;
   const std::size_t set = wanted.file({.object = EpollSet{{{in(0, 4), EPOLLIN, 4}, {in(1, 4), EPOLLOUT, 5}}}});
   wanted.at(in(0, 3), set).at(in(1, 3), set);
-  wanted.at(in(0, 4), wanted.file(counter(1))).at(in(1, 4), wanted.file(counter(2)));
+  wanted.at(in(0, 4), wanted.file(counter(1, 0))).at(in(1, 4), wanted.file(counter(2, 0)));
   Builder living;
   const std::size_t set_now = living.file({.object = EpollSet{}});
-  living.at(in(0, 3), set_now).at(in(1, 3), set_now).at(in(0, 4), living.file(same(counter(1), 1)));
+  living.at(in(0, 3), set_now).at(in(1, 3), set_now).at(in(0, 4), living.file(same(counter(1, 0), 1)));
   expect_back(wanted.table, living.table, 2);
 }
 
@@ -570,7 +533,7 @@ TEST(DescriptorTablesTest, ASetThatWatchesWhatATaskBornSinceHasIsMadeAnew) {
   wanted.at(in(0, 3), wanted.file({.object = EpollSet{}}));
   Builder living;
   const std::size_t set = living.file({.object = EpollSet{{{in(1, 9), EPOLLIN, 1}}}});
-  living.at(in(0, 3), set).at(in(1, 3), set).at(in(1, 9), living.file(counter(4)));
+  living.at(in(0, 3), set).at(in(1, 3), set).at(in(1, 9), living.file(counter(4, 0)));
   EXPECT_THAT(diff::texts(plan_descriptors(wanted.table, living.table, std::vector<model::Pid>{{100}})),
               ElementsAre("make an epoll set: file 0", "descriptor 3: file 0", "descriptor 3: status flags 0"));
 }
@@ -583,7 +546,7 @@ FileLock posix(int table, std::uint64_t first, std::uint64_t last) {
 
 TEST(DescriptorTablesTest, PosixLocksBelongToTheirTable) {
   Builder wanted;
-  OpenFile file = regular(7);
+  OpenFile file = regular("/r", 7);
   file.locks = {posix(0, 0, 1), posix(1, 4, 5)};
   const std::size_t index = wanted.file(file);
   wanted.at(in(0, 5), index).at(in(1, 5), index);
@@ -593,7 +556,7 @@ TEST(DescriptorTablesTest, PosixLocksBelongToTheirTable) {
   EXPECT_THAT(diff::texts(expect_back(wanted.table, living.table, 2)),
               ElementsAre("task 200: file 0: take read lock on bytes 4 to 5 (POSIX)"));
   // A close in one table costs no lock of the other.
-  living.at(in(1, 6), living.file(regular(7)));
+  living.at(in(1, 6), living.file(regular("/r", 7)));
   living.table.open_files[0].locks = file.locks;
   const auto plan = expect_back(wanted.table, living.table, 2);
   for (const auto& line : diff::texts(plan)) EXPECT_THAT(line, HasSubstr("task 200: "));
@@ -687,9 +650,9 @@ class RandomTables {
     const std::uint64_t identity = ++identity_;
     switch (below(5)) {
       case 0:
-        return place(builder_.file(regular(1 + below(3))), never);
+        return place(builder_.file(regular("/r", 1 + below(3))), never);
       case 1:
-        return place(builder_.file(counter(identity)), never);
+        return place(builder_.file(counter(identity, 0)), never);
       case 2:
         return place(builder_.file({.status_flags = O_RDWR, .object = EpollSet{}}), never);
       case 3:

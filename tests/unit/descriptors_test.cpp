@@ -17,6 +17,7 @@
 #include "capture/fdinfo.h"
 #include "capture/opened.h"
 #include "diff/kind_rules.h"
+#include "tests/unit/tables.h"
 #include "tests/unit/texts.h"
 
 namespace relive {
@@ -41,11 +42,6 @@ using ::testing::UnorderedElementsAre;
 
 // --- tables by hand
 
-std::vector<std::byte> bytes_of(std::string_view text) {
-  const auto bytes = std::as_bytes(std::span(text));
-  return {bytes.begin(), bytes.end()};
-}
-
 std::vector<std::byte> address(std::uint16_t port) {
   sockaddr_in in{};
   in.sin_family = AF_INET;
@@ -55,21 +51,6 @@ std::vector<std::byte> address(std::uint16_t port) {
   return {bytes.begin(), bytes.end()};
 }
 
-OpenFile regular(std::string path, std::uint64_t inode, std::int64_t position = 0) {
-  return {.status_flags = O_RDWR,
-          .object = RegularFile{.path = std::move(path), .identity = {1, inode}, .position = position}};
-}
-OpenFile pipe_end(std::uint64_t inode, bool write_end, std::string_view bytes = {}, bool outside = false) {
-  return {.status_flags = write_end ? std::uint32_t{O_WRONLY} : 0U,
-          .object = PipeEnd{.identity = {2, inode},
-                            .write_end = write_end,
-                            .outside = outside,
-                            .capacity = 65536,
-                            .bytes = bytes_of(bytes)}};
-}
-OpenFile counter(std::uint64_t id, std::uint64_t count) {
-  return {.status_flags = O_RDWR, .object = EventCounter{.id = id, .count = count}};
-}
 OpenFile tcp(std::uint64_t inode, SocketState state, std::uint16_t local, std::uint16_t peer = 0) {
   Socket socket;
   socket.inode = inode;
@@ -82,29 +63,11 @@ OpenFile tcp(std::uint64_t inode, SocketState state, std::uint16_t local, std::u
   return {.status_flags = O_RDWR, .object = socket};
 }
 
-struct Builder {
-  DescriptorTable table;
-  std::size_t file(OpenFile open_file) {
-    table.open_files.push_back(std::move(open_file));
-    return table.open_files.size() - 1;
-  }
-  Builder& at(int fd, std::size_t open_file, bool close_on_exec = false) {
-    table.descriptors.push_back({RemoteFd{fd}, close_on_exec, open_file});
-    std::ranges::sort(table.descriptors, {}, &model::Descriptor::fd);
-    return *this;
-  }
-};
-
 std::vector<std::string> differences(const diff::DescriptorPlan& plan) {
   std::vector<std::string> out;
   for (const auto& difference : plan.differences) out.push_back(difference.object + ": " + difference.text);
   return out;
 }
-OpenFile same(OpenFile file, std::size_t as) {
-  file.same_as = as;
-  return file;
-}
-
 TEST(DescriptorPlanTest, AnUnchangedTableNeedsNothing) {
   Builder wanted;
   wanted.at(0, wanted.file(regular("/a", 1))).at(5, wanted.file(counter(3, 7)));
