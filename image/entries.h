@@ -5,6 +5,8 @@
 // bounded by a Budget. Writing collects entries in a buffer of 64 KiB.
 #pragma once
 
+#include <google/protobuf/message_lite.h>
+
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -19,10 +21,6 @@
 #include "image/finding.h"
 #include "image/magic.h"
 #include "image/source.h"
-
-namespace google::protobuf {
-class MessageLite;
-}
 
 namespace relive::image {
 

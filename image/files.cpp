@@ -185,6 +185,20 @@ std::optional<model::OpenFile> file_from(const pb::File& file, const pb::ExtraFi
   return open;
 }
 
+// Why an image cannot have it; empty: it can.
+std::string unwritable(const model::OpenFile& open) {
+  if (const auto* unhandled = std::get_if<model::UnhandledFile>(&open.object))
+    return fmt::format("{} cannot be part of an image", unhandled->what);
+  const auto* const socket = std::get_if<model::Socket>(&open.object);
+  if (std::holds_alternative<model::NamedPipe>(open.object) || std::holds_alternative<model::Tunnel>(open.object) ||
+      (socket != nullptr && model::is_addressed(*socket)))
+    return fmt::format("{} cannot be part of an image", model::describe(open));
+  if (socket != nullptr && model::carries_files(*socket))
+    return fmt::format("{} holds a message that carries open files: it cannot be part of an image",
+                       model::describe(open));
+  return {};
+}
+
 }  // namespace
 
 std::string type_name(std::uint32_t type) {
@@ -267,14 +281,7 @@ Result<void> table_to(ImagedTask& task, FileWriting& out, pb::ExtraTask& extra) 
       more.set_notifies(queue->notifies);
       continue;
     }
-    if (const auto* unhandled = std::get_if<model::UnhandledFile>(&open.object))
-      return fail(ErrorKind::refused, fmt::format("{} cannot be part of an image", unhandled->what));
-    if (const auto* pipe = std::get_if<model::NamedPipe>(&open.object))
-      return fail(ErrorKind::refused, fmt::format("named pipe {} cannot be part of an image", pipe->path));
-    if (const auto* socket = std::get_if<model::Socket>(&open.object); socket && model::carries_files(*socket))
-      return fail(ErrorKind::refused,
-                  fmt::format("{} holds a message that carries open files: it cannot be part of an image",
-                              model::describe(open)));
+    if (const std::string reason = unwritable(open); !reason.empty()) return fail(ErrorKind::refused, reason);
     pb::File& file = out.parts.files[id];
     file.set_id(id);
     const model::Process& process = task.task.process;
@@ -292,6 +299,7 @@ Result<void> table_to(ImagedTask& task, FileWriting& out, pb::ExtraTask& extra) 
                    [&](const model::Terminal& object) { kinds::terminal_to(open, object, process, out, file, more); },
                    [](const model::MessageQueue&) {},
                    [](const model::NamedPipe&) {},
+                   [](const model::Tunnel&) {},
                    [](const model::UnhandledFile&) {},
                },
                open.object);
