@@ -33,7 +33,7 @@ Result<void> ensure_keeper(const rollback::Registry& registry, const rollback::T
 
 // The keeper stands elsewhere: it is told the whole path.
 Result<std::string> directory_of(const Words& words) {
-  const std::string path = words.get("--out");
+  std::string path = words.get("--out");
   if (path.empty()) return fail(ErrorKind::usage, "--out needs a directory");
   if (path.front() == '/') return path;
   std::array<char, PATH_MAX> here{};
