@@ -69,10 +69,7 @@ std::vector<Pid> numbers_in(const std::string& directory) {
   return numbers;
 }
 
-}  // namespace
-
-Result<TreeTask> read_tree_task(Pid pid) {
-  const std::string stat = RELIVE_TRY(task::read_proc(pid, "stat"));
+Result<TreeTask> tree_task(Pid pid, std::string_view stat) {
   return TreeTask{.pid = pid,
                   .parent = Pid{RELIVE_TRY(number_in(stat, 4))},
                   .group = Pid{RELIVE_TRY(number_in(stat, 5))},
@@ -85,12 +82,17 @@ Result<TreeTask> read_tree_task(Pid pid) {
                   .sharing = {}};
 }
 
+}  // namespace
+
+Result<TreeTask> read_tree_task(Pid pid) { return tree_task(pid, RELIVE_TRY(task::read_proc(pid, "stat"))); }
+
 Result<model::Forest> read_forest(task::FrozenTree& tree) {
   model::Forest forest;
+  for (const task::FrozenTask& task : tree.tasks())
+    forest.tasks.push_back(RELIVE_TRY(tree_task(task.pid(), RELIVE_TRY(task.stat()))));
+  std::ranges::sort(forest.tasks, {}, &TreeTask::pid);
   std::vector<Pid> living;
-  for (const task::FrozenTask& task : tree.tasks()) living.push_back(task.pid());
-  std::ranges::sort(living);
-  for (const Pid pid : living) forest.tasks.push_back(RELIVE_TRY(read_tree_task(pid)));
+  for (const TreeTask& task : forest.tasks) living.push_back(task.pid);
   if (living.size() > 1) {
     const auto memory = shared(living, KCMP_VM);
     const auto files = shared(living, KCMP_FILES);

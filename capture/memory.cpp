@@ -141,14 +141,13 @@ Result<void> parse_detail(std::string_view line, Mapping& mapping) {
   return {};
 }
 
-Result<std::uint64_t> locked_bytes(model::Pid pid) {
-  const std::string status = RELIVE_TRY(task::read_proc(pid, "status"));
+std::uint64_t locked_bytes(std::string_view status) {
   std::string_view field = task::status_field(status, "VmLck");
   return take_number<std::uint64_t>(field, 10).value_or(0) * 1024;
 }
 
 Result<model::MemoryLayout> read_layout(parasite::Visit& visit) {
-  const std::string stat = RELIVE_TRY(task::read_proc(visit.task().pid(), "stat"));
+  const std::string stat = RELIVE_TRY(visit.task().stat());
   model::MemoryLayout layout = RELIVE_TRY(parse_layout(stat));
   layout.brk = static_cast<std::uint64_t>(RELIVE_TRY(visit.syscall("brk 0", SYS_brk, {0})));
   return layout;
@@ -363,13 +362,13 @@ Result<model::Memory> read_memory(parasite::Visit& visit) {
   const std::string text = RELIVE_TRY(task::read_proc(visit.task().pid(), "smaps"));
   memory.mappings = without(RELIVE_TRY(parse_smaps(text)), visit.session().own_ranges());
   memory.layout = RELIVE_TRY(read_layout(visit));
-  memory.locked_bytes = RELIVE_TRY(locked_bytes(visit.task().pid()));
+  memory.locked_bytes = locked_bytes(RELIVE_TRY(task::read_proc(visit.task().pid(), "status")));
   return memory;
 }
 
 Result<model::Memory> read_memory_again(parasite::Visit& visit, const model::Memory& before,
                                         std::string_view before_text, std::string_view maps_text) {
-  const std::uint64_t locked = RELIVE_TRY(locked_bytes(visit.task().pid()));
+  const std::uint64_t locked = locked_bytes(RELIVE_TRY(visit.task().status(visit.driver())));
   if (locked != 0 || before.locked_bytes != 0) return read_memory(visit);
   model::Memory memory;
   memory.mappings =

@@ -144,7 +144,7 @@ Result<std::array<std::uint64_t, model::kNamespaces.size()>> read_namespaces(par
 Result<model::Process> read_process(parasite::Visit& visit) {
   const auto pid = visit.task().pid();
   RELIVE_TRY(check_shared(visit));
-  const std::string status = RELIVE_TRY(task::read_proc(pid, of_driver(visit, "status")));
+  const std::string status = RELIVE_TRY(visit.task().status(visit.driver()));
   model::Process process;
   process.timers = RELIVE_TRY(parse_timers(RELIVE_TRY(task::read_proc(pid, "timers"))));
 
@@ -192,7 +192,7 @@ Result<model::Process> read_process(parasite::Visit& visit) {
   process.pending =
       RELIVE_TRY(read_pending(visit.driver(), QueueOf::task, RELIVE_TRY(status_number(status, "ShdPnd", 16))));
 
-  const std::string stat = RELIVE_TRY(task::read_proc(pid, "stat"));
+  const std::string stat = RELIVE_TRY(visit.task().stat());
   const auto terminal = parse_number<std::int32_t>(RELIVE_TRY(task::stat_field(stat, 7)));
   if (!terminal) return fail(ErrorKind::system, "/proc/PID/stat: cannot read the controlling terminal");
   process.controlling_terminal = *terminal;

@@ -135,7 +135,7 @@ Result<Thread> read_thread(parasite::Visit& visit, const task::FrozenThread& fro
   if (::syscall(SYS_get_robust_list, frozen.tid.value, &head, &length) == 0)
     thread.robust_list = {.head = TaskAddress{head}, .length = length};
   RELIVE_TRY(read_scheduling(thread));
-  const std::string status = RELIVE_TRY(task::read_proc(task.pid(), fmt::format("task/{}/status", frozen.tid.value)));
+  const std::string status = RELIVE_TRY(task.status(frozen.tid));
   thread.credentials = RELIVE_TRY(parse_credentials(status));
   std::uint64_t pending = 0;
   const std::string_view set = task::status_field(status, "SigPnd");

@@ -38,6 +38,7 @@ using model::Tid;
 constexpr std::size_t kDriverStack = 32 << 10;
 constexpr std::size_t kThreadStack = 8 << 10;
 constexpr std::size_t kUndoCapacity = 8192;
+constexpr int kIdTries = 200;  // to have an id again through ns_last_pid, while others fork as well
 constexpr std::uint64_t kTrapFlag = 0x100, kDirectionFlag = 0x400;  // eflags
 constexpr std::uint64_t kSpareSpace = std::uint64_t{1} << 44;       // address space for spare ranges: 16 TiB at most
 constexpr std::uint64_t kLeastSpareSpace = std::uint64_t{1} << 30;
@@ -529,7 +530,7 @@ Result<void> Visit::create_thread(Tid tid, std::uint64_t fs_base, TaskAddress cl
   arguments.set_tid = RELIVE_TRY(arena().put_value(tid.value)).value;
   arguments.set_tid_size = 1;
   const std::uint64_t patience_ns = now_ns() + 5'000'000'000;
-  for (int attempt = 0; attempt < 16; ++attempt) {
+  for (int attempt = 0; attempt < kIdTries; ++attempt) {
     const TaskAddress arguments_address = RELIVE_TRY(arena().put_value(arguments));
     Program program;
     program.add(fmt::format("make thread {}", tid.value), wire::Kind::create_thread,
@@ -567,7 +568,7 @@ Result<void> Visit::create_thread(Tid tid, std::uint64_t fs_base, TaskAddress cl
     arguments.set_tid = 0;
     RELIVE_TRY(announce_id(tid.value, fmt::format("thread {}", tid.value)));
   }
-  return fail(ErrorKind::refused, fmt::format("thread id {} could not be had again in 16 tries", tid.value),
+  return fail(ErrorKind::refused, fmt::format("thread id {} could not be had again in {} tries", tid.value, kIdTries),
               "try again on a quieter machine");
 }
 
@@ -630,7 +631,7 @@ Result<task::FrozenTask> Visit::fork_task(const Fork& fork) {
   const RemoteFd handle = RELIVE_TRY(spare_descriptor());
   RELIVE_TRY(record_end_of(handle, fork));
   bool choose = true;
-  for (int attempt = 0; attempt < 16; ++attempt) {
+  for (int attempt = 0; attempt < kIdTries; ++attempt) {
     const std::int64_t made = RELIVE_TRY(make_child(fork, choose, handle));
     if (made > 0) {
       auto child = RELIVE_TRY(task::FrozenTask::born(model::Pid{static_cast<pid_t>(made)}));
@@ -654,7 +655,7 @@ Result<task::FrozenTask> Visit::fork_task(const Fork& fork) {
     choose = false;
     RELIVE_TRY(announce_id(fork.pid.value, what));
   }
-  return fail(ErrorKind::refused, fmt::format("the id of {} could not be had again in 16 tries", what),
+  return fail(ErrorKind::refused, fmt::format("the id of {} could not be had again in {} tries", what, kIdTries),
               "try again on a quieter machine");
 }
 

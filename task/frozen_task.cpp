@@ -76,9 +76,13 @@ std::string command_of(pid_t pid) {
   return *name;
 }
 
-// Refuses, by name, what can never be frozen.
+std::unexpected<Error> is_thread_of(Pid pid, pid_t group) {
+  return fail(ErrorKind::refused, fmt::format("{} is a thread of task {}", pid.value, group),
+              fmt::format("name the task: {}", group));
+}
+
+// Why a task cannot be frozen, by name; nothing, if it could be.
 Result<void> check_target(Pid pid) {
-  if (pid.value == ::getpid()) return fail(ErrorKind::refused, fmt::format("task {} is relive itself", pid.value));
   auto read = read_proc(pid, "status");
   if (!read) {
     if (read.error().kind == ErrorKind::task_died)
@@ -88,15 +92,18 @@ Result<void> check_target(Pid pid) {
   }
   const std::string& status = *read;
   const auto group = RELIVE_TRY(to_number<pid_t>(status_field(status, "Tgid"), "Tgid"));
-  if (group != pid.value)
-    return fail(ErrorKind::refused, fmt::format("{} is a thread of task {}", pid.value, group),
-                fmt::format("name the task: {}", group));
+  if (group != pid.value) return is_thread_of(pid, group);
   const bool zombie = status_field(status, "State").starts_with("Z") || status_field(status, "State").starts_with("X");
   if (status_field(status, "Kthread") == "1" || (!zombie && status_field(status, "VmSize").empty()))
     return fail(ErrorKind::refused, fmt::format("task {} ({}) is a kernel thread", pid.value, command_of(pid.value)));
   if (zombie && status_field(status, "Threads") == "1")
     return fail(ErrorKind::refused, fmt::format("task {} ({}) is a zombie: it has ended and waits for its parent",
                                                 pid.value, command_of(pid.value)));
+  if (zombie)
+    return fail(
+        ErrorKind::refused,
+        fmt::format("the leader of task {} ({}) has ended while other threads go on", pid.value, command_of(pid.value)),
+        "this release works on tasks whose main thread lives");
   const auto tracer = RELIVE_TRY(to_number<pid_t>(status_field(status, "TracerPid"), "TracerPid"));
   if (tracer != 0)
     return fail(ErrorKind::busy, fmt::format("task {} is traced by {} ({})", pid.value, tracer, command_of(tracer)),
@@ -138,16 +145,11 @@ bool is_filtered(std::string_view status) {
 }
 
 // Seizes one thread. false: it ended meanwhile.
-Result<bool> seize(Pid pid, Tid tid, bool suspend_seccomp) {
-  const std::uint64_t options = options_for(suspend_seccomp);
-  if (trace(PTRACE_SEIZE, tid, nullptr, reinterpret_cast<void*>(options)) == 0) return true;
+Result<bool> seize(Pid pid, Tid tid) {
+  if (trace(PTRACE_SEIZE, tid, nullptr, reinterpret_cast<void*>(options_for(false))) == 0) return true;
   const int error_number = errno;
   if (error_number == ESRCH || ended(pid, tid)) return false;
   if (traced_by_us(pid, tid)) return true;  // attached as it was born, or lingering
-  if (suspend_seccomp)
-    return fail(ErrorKind::refused,
-                fmt::format("task {} has a seccomp filter, which relive may not suspend", pid.value),
-                "CAP_SYS_ADMIN is needed for PTRACE_O_SUSPEND_SECCOMP");
   auto error = fail_errno("PTRACE_SEIZE", name_of(tid), error_number);
   if (error.error().kind == ErrorKind::permission)
     error.error().hint =
@@ -156,9 +158,17 @@ Result<bool> seize(Pid pid, Tid tid, bool suspend_seccomp) {
   return error;
 }
 
+// Of a thread that stands: its filters let the parasite call what it needs, until it is detached.
+Result<void> suspend_filters(Pid pid, Tid tid) {
+  if (trace(PTRACE_SETOPTIONS, tid, nullptr, reinterpret_cast<void*>(options_for(true))) == 0) return {};
+  if (errno != EPERM) return fail_errno("PTRACE_SETOPTIONS", name_of(tid));
+  return fail(ErrorKind::refused, fmt::format("task {} has a seccomp filter, which relive may not suspend", pid.value),
+              "CAP_SYS_ADMIN is needed for PTRACE_O_SUSPEND_SECCOMP");
+}
+
 // Has the thread a signal that would be delivered when it goes on?
-bool signal_deliverable(Pid pid, Tid tid) {
-  const auto status = read_proc(pid, fmt::format("task/{}/status", tid.value));
+bool signal_deliverable(const FrozenTask& task, Tid tid) {
+  const auto status = task.status(tid);
   if (!status) return false;
   const auto mask = [&](std::string_view name) {
     const std::string_view text = status_field(*status, name);
@@ -170,12 +180,12 @@ bool signal_deliverable(Pid pid, Tid tid) {
 }
 
 // See FrozenThread::registers. EINTR says that the call has done nothing, except for the two that are left alone.
-Result<void> reissue_broken_off_call(Pid pid, FrozenThread& thread) {
+Result<void> reissue_broken_off_call(const FrozenTask& task, FrozenThread& thread) {
   constexpr std::uint64_t kClose = 3, kConnect = 42;
   user_regs_struct& registers = thread.registers;
   if (static_cast<std::int64_t>(registers.rax) != -EINTR || static_cast<std::int64_t>(registers.orig_rax) < 0)
     return {};
-  if (registers.orig_rax == kClose || registers.orig_rax == kConnect || signal_deliverable(pid, thread.tid)) return {};
+  if (registers.orig_rax == kClose || registers.orig_rax == kConnect || signal_deliverable(task, thread.tid)) return {};
   registers.rax = registers.orig_rax;
   registers.orig_rax = ~0ULL;
   registers.rip -= 2;  // over the two bytes of `syscall`
@@ -303,39 +313,29 @@ Result<void> read_thread(FrozenThread& thread) {
   return {};
 }
 
-Result<std::uint64_t> start_time_of(Pid pid) {
-  const std::string stat = RELIVE_TRY(read_proc(pid, "stat"));
-  return to_number<std::uint64_t>(RELIVE_TRY(stat_field(stat, 22)), "start time");
-}
-
 }  // namespace
 
 Result<FrozenTask> FrozenTask::freeze(Pid pid, int patience_ms) {
-  RELIVE_TRY(check_target(pid));
+  if (pid.value == ::getpid()) return fail(ErrorKind::refused, fmt::format("task {} is relive itself", pid.value));
   FrozenTask task;
   task.pid_ = pid;
   task.pidfd_.reset(static_cast<int>(::syscall(SYS_pidfd_open, pid.value, 0)));
-  if (!task.pidfd_) return fail_errno("pidfd_open", fmt::format("task {}", pid.value));
-  const std::string status = RELIVE_TRY(read_proc(pid, "status"));
-  const bool filtered = is_filtered(status);
-
-  if (status_field(status, "State").starts_with("Z"))
-    return fail(
-        ErrorKind::refused,
-        fmt::format("the leader of task {} ({}) has ended while other threads go on", pid.value, command_of(pid.value)),
-        "this release works on tasks whose main thread lives");
-  task.memory_ = RELIVE_TRY(open_proc(pid, "mem", O_RDWR));
+  if (!task.pidfd_) {
+    RELIVE_TRY(check_target(pid));
+    return fail_errno("pidfd_open", fmt::format("task {}", pid.value));
+  }
 
   task.frozen_since_ns_ = now_ns();
   task.frozen_ = true;  // from here on the destructor lets go whatever has been seized
   const std::uint64_t deadline = task.frozen_since_ns_ + static_cast<std::uint64_t>(patience_ms) * 1'000'000U;
+  std::vector<Tid> listed{Tid{pid.value}};  // most have no other
   for (;;) {
-    std::vector<FrozenThread> fresh;
-    const auto threads_before = RELIVE_TRY(count_threads(pid));
-    const std::vector<Tid> listed = RELIVE_TRY(list_threads(pid));
+    std::vector<Tid> fresh;
     for (const Tid tid : listed) {
       if (task.find(tid) != nullptr) continue;
-      if (!RELIVE_TRY(seize(pid, tid, filtered))) {
+      auto seized = seize(pid, tid);
+      if (!seized || (!*seized && tid.value == pid.value)) RELIVE_TRY(check_target(pid));
+      if (!RELIVE_TRY(std::move(seized))) {
         // Born and ended under our hand (PTRACE_O_TRACECLONE) before it was seen: it stays a zombie until we reap it.
         if (!let_go(tid)) keep_lingering(pid, {tid});
         continue;
@@ -343,25 +343,26 @@ Result<FrozenTask> FrozenTask::freeze(Pid pid, int patience_ms) {
       FrozenThread thread;
       thread.tid = tid;
       task.threads_.push_back(thread);
-      fresh.push_back(thread);
+      fresh.push_back(tid);
       if (trace(PTRACE_INTERRUPT, tid, nullptr, nullptr) != 0 && errno != ESRCH)
         return fail_errno("PTRACE_INTERRUPT", name_of(tid));
     }
-    if (fresh.empty()) {
-      // The kernel breaks a listing off where the thread that it stands at ends (next_tid() in fs/proc/base.c): only
-      // one that names as many threads as there are is whole.
-      if (listed.size() == threads_before && listed.size() == RELIVE_TRY(count_threads(pid))) break;
-      if (now_ns() > deadline)
-        return fail(ErrorKind::refused,
-                    fmt::format("the threads of task {} come and go too fast to be stopped", pid.value), "try again");
-      continue;
-    }
-    for (const FrozenThread& thread : fresh) {
-      const Arrival arrival = RELIVE_TRY(wait_for_trap(thread.tid, deadline));
+    for (const Tid tid : fresh) {
+      const Arrival arrival = RELIVE_TRY(wait_for_trap(tid, deadline));
       if (arrival == Arrival::ended)
-        std::erase_if(task.threads_, [&](const FrozenThread& other) { return other.tid == thread.tid; });
-      if (arrival == Arrival::job_stopped) task.find(thread.tid)->job_stopped = true;
+        std::erase_if(task.threads_, [&](const FrozenThread& other) { return other.tid == tid; });
+      if (arrival == Arrival::job_stopped) task.find(tid)->job_stopped = true;
     }
+    // Nobody makes a thread any more when as many stand as there are.
+    task.stat_.clear();
+    const std::string stat = RELIVE_TRY(task.stat());
+    if (RELIVE_TRY(to_number<std::size_t>(RELIVE_TRY(stat_field(stat, 20)), "number of threads")) ==
+        task.threads_.size())
+      break;
+    if (now_ns() > deadline)
+      return fail(ErrorKind::refused,
+                  fmt::format("the threads of task {} come and go too fast to be stopped", pid.value), "try again");
+    listed = RELIVE_TRY(list_threads(pid));
   }
   task.whole_ = true;
   if (task.threads_.empty())
@@ -370,11 +371,15 @@ Result<FrozenTask> FrozenTask::freeze(Pid pid, int patience_ms) {
   std::ranges::stable_partition(task.threads_,
                                 [&](const FrozenThread& thread) { return thread.tid.value == pid.value; });
   for (FrozenThread& thread : task.threads_) {
+    const std::string status = RELIVE_TRY(task.status(thread.tid));
+    const auto group = RELIVE_TRY(to_number<pid_t>(status_field(status, "Tgid"), "Tgid"));
+    if (group != pid.value) return is_thread_of(pid, group);
+    if (is_filtered(status)) RELIVE_TRY(suspend_filters(pid, thread.tid));
     RELIVE_TRY(read_thread(thread));
     RELIVE_TRY(leave_critical_section(task, thread));
-    RELIVE_TRY(reissue_broken_off_call(pid, thread));
+    RELIVE_TRY(reissue_broken_off_call(task, thread));
   }
-  task.start_time_ = RELIVE_TRY(start_time_of(pid));
+  task.start_time_ = RELIVE_TRY(to_number<std::uint64_t>(RELIVE_TRY(stat_field(task.stat_, 22)), "start time"));
   return task;
 }
 
@@ -393,9 +398,25 @@ Result<FrozenTask> FrozenTask::born(Pid pid) {
   RELIVE_TRY(read_thread(thread));
   task.pidfd_.reset(static_cast<int>(::syscall(SYS_pidfd_open, pid.value, 0)));
   if (!task.pidfd_) return fail_errno("pidfd_open", fmt::format("task {}", pid.value));
-  task.memory_ = RELIVE_TRY(open_proc(pid, "mem", O_RDWR));
-  task.start_time_ = RELIVE_TRY(start_time_of(pid));
+  task.start_time_ =
+      RELIVE_TRY(to_number<std::uint64_t>(RELIVE_TRY(stat_field(RELIVE_TRY(task.stat()), 22)), "start time"));
   return task;
+}
+
+Result<std::string> FrozenTask::stat() const {
+  if (stat_.empty() || blank_) stat_ = RELIVE_TRY(read_proc(pid_, "stat"));
+  return stat_;
+}
+
+Result<std::string> FrozenTask::status(Tid tid) const {
+  std::string& known = statuses_[tid];
+  if (known.empty() || blank_) known = RELIVE_TRY(read_proc(pid_, fmt::format("task/{}/status", tid.value)));
+  return known;
+}
+
+Result<int> FrozenTask::memory() const {
+  if (!memory_) memory_ = RELIVE_TRY(open_proc(pid_, "mem", O_RDWR));
+  return memory_.get();
 }
 
 Result<void> FrozenTask::let_live() {
@@ -431,6 +452,8 @@ FrozenTask::FrozenTask(FrozenTask&& other) noexcept
     : pid_(other.pid_),
       pidfd_(std::move(other.pidfd_)),
       memory_(std::move(other.memory_)),
+      stat_(std::move(other.stat_)),
+      statuses_(std::move(other.statuses_)),
       start_time_(other.start_time_),
       threads_(std::move(other.threads_)),
       frozen_since_ns_(other.frozen_since_ns_),
@@ -475,14 +498,14 @@ Result<void> FrozenTask::read(model::TaskAddress from, std::span<std::byte> into
   const iovec there{.iov_base = reinterpret_cast<void*>(from.value), .iov_len = into.size()};
   if (::process_vm_readv(pid_.value, &here, 1, &there, 1, 0) == static_cast<ssize_t>(into.size())) return {};
   // Memory that the task itself may not read: /proc/PID/mem reaches it (FOLL_FORCE).
-  if (::pread(memory_.get(), into.data(), into.size(), static_cast<off_t>(from.value)) ==
+  if (::pread(RELIVE_TRY(memory()), into.data(), into.size(), static_cast<off_t>(from.value)) ==
       static_cast<ssize_t>(into.size()))
     return {};
   return fail_errno("read", fmt::format("{} bytes at {:#x} of task {}", into.size(), from.value, pid_.value));
 }
 
 Result<void> FrozenTask::write(model::TaskAddress to, std::span<const std::byte> bytes) const {
-  if (::pwrite(memory_.get(), bytes.data(), bytes.size(), static_cast<off_t>(to.value)) ==
+  if (::pwrite(RELIVE_TRY(memory()), bytes.data(), bytes.size(), static_cast<off_t>(to.value)) ==
       static_cast<ssize_t>(bytes.size()))
     return {};
   return fail_errno("write", fmt::format("{} bytes at {:#x} of task {}", bytes.size(), to.value, pid_.value));

@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <span>
 #include <string>
 #include <vector>
@@ -49,6 +50,11 @@ class FrozenTask {
   // A duplicate, in this process, of descriptor `fd` of the task (pidfd_getfd(2), Linux 5.6).
   Result<UniqueFd> borrow(model::RemoteFd fd) const;
 
+  // Texts of /proc, as they were when the task had just been stopped: /proc/PID/stat, and a thread's
+  // /proc/PID/task/TID/status. Read when first asked for; of a blank task each time.
+  Result<std::string> stat() const;
+  Result<std::string> status(model::Tid tid) const;
+
   // Memory of the task. Short reads and writes are errors. write() reaches read-only mappings too (/proc/PID/mem).
   Result<void> read(model::TaskAddress from, std::span<std::byte> into) const;
   Result<void> write(model::TaskAddress to, std::span<const std::byte> bytes) const;
@@ -85,9 +91,13 @@ class FrozenTask {
 
  private:
   FrozenTask() = default;
+  Result<int> memory() const;
+
   model::Pid pid_;
   UniqueFd pidfd_;
-  UniqueFd memory_;
+  mutable UniqueFd memory_;  // /proc/PID/mem, once it was needed
+  mutable std::string stat_;
+  mutable std::map<model::Tid, std::string> statuses_;
   std::uint64_t start_time_ = 0;
   std::vector<FrozenThread> threads_;
   std::uint64_t frozen_since_ns_ = 0;
