@@ -109,18 +109,20 @@ std::optional<std::set<std::uint64_t>> locked_inodes(std::string_view proc_locks
   return inodes;
 }
 
-LockList LockList::read() {
+void LockList::read() {
   constexpr ino_t kFirstNamespace = 0xEFFFFFFC;  // PROC_PID_INIT_INO of the kernel's proc_ns.h
-  LockList list;
   struct stat status{};
-  if (::stat("/proc/self/ns/pid", &status) != 0 || status.st_ino != kFirstNamespace) return list;
+  if (::stat("/proc/self/ns/pid", &status) != 0 || status.st_ino != kFirstNamespace) return;
   const UniqueFd file(::open("/proc/locks", O_RDONLY | O_CLOEXEC));
-  if (!file) return list;
-  if (const auto text = task::read_whole(file.get(), "/proc/locks")) list.inodes_ = locked_inodes(*text);
-  return list;
+  if (!file) return;
+  if (const auto text = task::read_whole(file.get(), "/proc/locks")) inodes_ = locked_inodes(*text);
 }
 
 bool LockList::surely_none(int ours, const struct stat& status) {
+  // Whoever reads the list waits for a grace period of the kernel's (percpu_down_write() in locks_start(), fs/locks.c):
+  // 10 ms, if nobody has read it of late.
+  constexpr std::size_t kCheaperOneByOne = 1000;
+  if (++asked_ == kCheaperOneByOne) read();
   if (!inodes_ || inodes_->contains(status.st_ino)) return false;
   const auto [known, fresh] = plain_.try_emplace(status.st_dev, false);
   if (fresh) {

@@ -28,18 +28,19 @@ Result<std::vector<model::FileLock>> parse_locks(std::string_view fdinfo, int ta
 // - does anybody wait for a lock of this kind on the file?
 [[nodiscard]] bool somebody_waits(std::string_view proc_locks, model::LockKind kind, const model::FileIdentity& file);
 
-// Tells, for most files, that no lock can stand on them, so that their fdinfo need not be read (7 us each).
+// Tells of many files that no lock can stand on them, so that their fdinfo need not be read (7 us each).
 class LockList {
  public:
-  // Reads /proc/locks once. Everything is listed there only to who is in the first pid namespace
-  // (locks_translate_pid(), fs/locks.c): elsewhere it knows nothing.
-  static LockList read();
-
   // Is there certainly none on the file behind our descriptor? Said only of file systems whose inode numbers are those
   // that fstat(2) tells: not so where one lies upon another (overlayfs).
   [[nodiscard]] bool surely_none(int ours, const struct stat& status);
 
  private:
+  // Everything is listed in /proc/locks only to who is in the first pid namespace (locks_translate_pid(), fs/locks.c):
+  // elsewhere it tells nothing.
+  void read();
+
+  std::size_t asked_ = 0;
   std::optional<std::set<std::uint64_t>> inodes_;
   std::map<dev_t, bool> plain_;  // by device: such a file system?
 };
