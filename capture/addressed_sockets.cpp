@@ -46,7 +46,7 @@ Result<void> complete_addressed_sockets(const Survey& survey) {
     if (socket == nullptr || !model::is_addressed(*socket)) continue;
     const bool internet = socket->family == AF_INET || socket->family == AF_INET6;
     const model::RemoteFd first = survey.first[index];
-    const model::Pid pid = survey.visit(first.table).task().pid();
+    const model::Pid pid = survey.at(first.table).task->pid();
     if (internet && !groups.contains(first.table)) groups.emplace(first.table, RELIVE_TRY(joined_groups(pid)));
     if (internet && socket->peer.empty()) RELIVE_TRY(find_peer(pid, *socket));
     if (!known) known = RELIVE_TRY(datagram_sockets());

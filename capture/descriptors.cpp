@@ -68,12 +68,17 @@ ObjectKey object_key(const OpenFile& file) {
 
 class Reader {
  public:
-  Reader(std::span<parasite::Visit* const> tables, const DescriptorTable* snapshot, const FileHolds* holds)
+  Reader(std::span<const Table> tables, const DescriptorTable* snapshot, const FileHolds* holds)
       : tables_(tables), sources_(tables.size()), snapshot_(snapshot), holds_(holds) {}
 
   Result<DescriptorTable> read() {
     for (std::size_t table = 0; table < tables_.size(); ++table) {
-      if (tables_[table] == nullptr) continue;
+      if (tables_[table].task == nullptr) continue;
+      RELIVE_TRY(open_directories(static_cast<int>(table)));
+      if (tables_[table].visit == nullptr) {
+        list_as_it_was(static_cast<int>(table));
+        continue;
+      }
       RELIVE_TRY(list(static_cast<int>(table)));
       RELIVE_TRY(read_close_on_exec(static_cast<int>(table)));
     }
@@ -100,27 +105,36 @@ class Reader {
   // Where a table is read.
   struct Source {
     pid_t tid = 0;
-    UniqueFd numbers;       // /proc/PID/task/TID/fd
-    UniqueFd fdinfo;        // ... and fdinfo
+    UniqueFd fdinfo;        // /proc/PID/task/TID/fdinfo
     std::size_t begin = 0;  // of its descriptors in table_
   };
-  [[nodiscard]] parasite::Visit& visit(int table) const { return *tables_[static_cast<std::size_t>(table)]; }
+  [[nodiscard]] const Table& at(int table) const { return tables_[static_cast<std::size_t>(table)]; }
+  [[nodiscard]] bool is_at_rest(int table) const { return at(table).visit == nullptr; }
   [[nodiscard]] Source& source(int table) { return sources_[static_cast<std::size_t>(table)]; }
   [[nodiscard]] const Source& source(int table) const { return sources_[static_cast<std::size_t>(table)]; }
 
-  Result<void> list(int table) {
+  Result<void> open_directories(int table) {
     Source& from = source(table);
-    from.tid = visit(table).driver().value;
+    from.tid = at(table).thread.value;
     from.begin = table_.descriptors.size();
-    const model::Pid pid = visit(table).task().pid();
-    const std::string thread = fmt::format("task/{}/", from.tid);
-    from.numbers = RELIVE_TRY(task::open_proc(pid, thread + "fd", O_RDONLY | O_DIRECTORY));
-    from.fdinfo = RELIVE_TRY(task::open_proc(pid, thread + "fdinfo", O_RDONLY | O_DIRECTORY));
-    UniqueFd listed(::openat(from.numbers.get(), ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+    from.fdinfo = RELIVE_TRY(
+        task::open_proc(at(table).task->pid(), fmt::format("task/{}/fdinfo", from.tid), O_RDONLY | O_DIRECTORY));
+    return {};
+  }
+
+  void list_as_it_was(int table) {
+    if (snapshot_ == nullptr) return;
+    for (const model::Descriptor& descriptor : snapshot_->descriptors)
+      if (descriptor.fd.table == table) table_.descriptors.push_back(descriptor);
+  }
+
+  Result<void> list(int table) {
+    UniqueFd listed = RELIVE_TRY(
+        task::open_proc(at(table).task->pid(), fmt::format("task/{}/fd", source(table).tid), O_RDONLY | O_DIRECTORY));
     const std::unique_ptr<DIR, int (*)(DIR*)> stream(::fdopendir(listed.get()), ::closedir);
     if (stream == nullptr) return fail_errno("fdopendir", "/proc/PID/fd");
     [[maybe_unused]] const int streams = listed.release();  // it is the stream's from here on
-    const std::vector<RemoteFd> own = visit(table).own_descriptors();
+    const std::vector<RemoteFd> own = at(table).visit->own_descriptors();
     while (const dirent* entry = ::readdir(stream.get())) {
       int number = -1;
       const std::string_view name = entry->d_name;
@@ -144,19 +158,19 @@ class Reader {
                       {static_cast<std::uint64_t>(number), F_GETFD});
     }
     if (program.empty()) return {};
-    RELIVE_TRY(visit(table).run(program));
+    RELIVE_TRY(at(table).visit->run(program));
     for (std::size_t index = begin; index < table_.descriptors.size(); ++index) {
       table_.descriptors[index].close_on_exec = (program.result(index - begin) & FD_CLOEXEC) != 0;
     }
     return {};
   }
 
-  Result<std::string> link_of(RemoteFd fd) const {
+  // Of a duplicate of ours: what the kernel says of the task's own.
+  static Result<std::string> link_of(int ours) {
     std::array<char, 4096 + 64> target{};
-    const ssize_t size =
-        ::readlinkat(source(fd.table).numbers.get(), fmt::format("{}", fd.value).c_str(), target.data(), target.size());
-    if (size < 0)
-      return fail_errno("readlink", fmt::format("/proc/{}/fd/{}", visit(fd.table).task().pid().value, fd.value));
+    const std::string link = fmt::format("/proc/self/fd/{}", ours);
+    const ssize_t size = ::readlink(link.c_str(), target.data(), target.size());
+    if (size < 0) return fail_errno("readlink", link);
     return std::string(target.data(), static_cast<std::size_t>(size));
   }
 
@@ -171,7 +185,7 @@ class Reader {
   }
   // POSIX locks are told to those only whose they are: each table that has the file is asked once.
   Result<void> read_locks_of_others() {
-    if (std::ranges::count_if(tables_, [](const auto* visit) { return visit != nullptr; }) < 2) return {};
+    if (std::ranges::count_if(tables_, [](const Table& table) { return table.task != nullptr; }) < 2) return {};
     std::set<std::pair<std::size_t, int>> asked;
     for (std::size_t index = 0; index < first_.size(); ++index) asked.emplace(index, first_[index].table);
     for (const model::Descriptor& descriptor : table_.descriptors) {
@@ -223,7 +237,7 @@ class Reader {
     // A queue tells more than its position: it is read as one that nobody knows.
     if (std::holds_alternative<model::MessageQueue>(snapshot_->open_files[there->open_file].object)) return false;
     const int ours = held->second.get();
-    if (!RELIVE_TRY(is_held(ours, descriptor.fd))) return false;
+    if (!is_at_rest(descriptor.fd.table) && !RELIVE_TRY(is_held(ours, descriptor.fd))) return false;
     const auto [seen, fresh] = living_of_.try_emplace(there->open_file, table_.open_files.size());
     descriptor.open_file = seen->second;
     if (!fresh) return true;
@@ -263,7 +277,7 @@ class Reader {
   }
 
   Result<void> read_one(model::Descriptor& descriptor) {
-    const UniqueFd duplicate = RELIVE_TRY(visit(descriptor.fd.table).task().borrow(descriptor.fd));
+    const UniqueFd duplicate = RELIVE_TRY(at(descriptor.fd.table).task->borrow(descriptor.fd));
     const struct stat status = RELIVE_TRY(status_of(duplicate.get()));
     const Key key = RELIVE_TRY(key_of(duplicate.get(), status));
     std::vector<std::size_t>& alike = alike_[key];
@@ -278,11 +292,11 @@ class Reader {
       first_[*place] = std::min(first_[*place], descriptor.fd);
       return {};
     }
-    const std::string link = RELIVE_TRY(link_of(descriptor.fd));
+    const std::string link = RELIVE_TRY(link_of(duplicate.get()));
     OpenFile file;
     file.status_flags = key.flags;
     if ((key.flags & O_PATH) == 0) read_owner(duplicate.get(), file);
-    file.object = RELIVE_TRY(read_object({.visit = visit(descriptor.fd.table),
+    file.object = RELIVE_TRY(read_object({.table = at(descriptor.fd.table),
                                           .fd = descriptor.fd,
                                           .ours = duplicate.get(),
                                           .fdinfo_directory = source(descriptor.fd.table).fdinfo.get(),
@@ -405,7 +419,7 @@ class Reader {
     return {};
   }
 
-  std::span<parasite::Visit* const> tables_;
+  std::span<const Table> tables_;
   std::vector<Source> sources_;
   const DescriptorTable* snapshot_;
   const FileHolds* holds_;
@@ -416,7 +430,7 @@ class Reader {
   std::map<std::size_t, std::size_t> living_of_;  // what find_held() found, by wanted file
   std::vector<RemoteFd> first_;                   // by open file: its lowest number
   UnixDiagnoser diagnoser_;
-  LockList lock_list_ = LockList::read();
+  LockList lock_list_;
 };
 
 }  // namespace
@@ -437,9 +451,16 @@ ReadObject reader_of(std::string_view link) {
   return nullptr;
 }
 
-Result<DescriptorTable> read_descriptors(std::span<parasite::Visit* const> tables, const DescriptorTable* snapshot,
+Result<DescriptorTable> read_descriptors(std::span<const Table> tables, const DescriptorTable* snapshot,
                                          const FileHolds* holds) {
   return with_context(Reader(tables, snapshot, holds).read(), "reading the descriptor table");
+}
+
+Result<DescriptorTable> read_descriptors(std::span<parasite::Visit* const> tables, const DescriptorTable* snapshot,
+                                         const FileHolds* holds) {
+  std::vector<Table> visited;
+  for (parasite::Visit* const visit : tables) visited.emplace_back(visit);
+  return read_descriptors(visited, snapshot, holds);
 }
 
 Result<void> hold_descriptors(std::span<parasite::Visit* const> tables, const DescriptorTable& table,

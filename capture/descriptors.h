@@ -14,17 +14,22 @@
 
 #include "base/result.h"
 #include "capture/holds.h"
+#include "capture/table.h"
 #include "model/descriptor.h"
 #include "parasite/session.h"
 
 namespace relive::capture {
 
-// Reads the tables of a tree; `tables` names, by RemoteFd::table, the visit of a task that has it, and null where that
-// table lives no more. Open files that several tables lead to are one. With a snapshot's table (and the holds that
-// belong to it), OpenFile::same_as says which of the snapshot's descriptions still live: by kcmp(2) against a held
-// duplicate, else by the object's own identity (pipe and socket inode, eventfd-id). Epoll sets have no identity: diff
-// finds them by their numbers. REQUIRES: all threads of a task share one table (capture/process.h refuses others); no
-// table is named twice. Errors: system. The tasks are unchanged after every one.
+// Reads the tables of a tree; `tables` names, by RemoteFd::table, a task that has it (table.h), and nobody where that
+// table lives no more. Of a task at rest the numbers, and what they lead to, are taken from the snapshot; the open
+// files themselves are looked at all the same. Open files that several tables lead to are one. With a snapshot's table
+// (and the holds that belong to it), OpenFile::same_as says which of the snapshot's descriptions still live: by kcmp(2)
+// against a held duplicate, else by the object's own identity (pipe and socket inode, eventfd-id). Epoll sets have no
+// identity: diff finds them by their numbers. REQUIRES: all threads of a task share one table (capture/process.h
+// refuses others); no table is named twice. Errors: system. The tasks are unchanged after every one.
+Result<model::DescriptorTable> read_descriptors(std::span<const Table> tables, const model::DescriptorTable* snapshot,
+                                                const FileHolds* holds);
+// The same of tasks that are all visited.
 Result<model::DescriptorTable> read_descriptors(std::span<parasite::Visit* const> tables,
                                                 const model::DescriptorTable* snapshot, const FileHolds* holds);
 

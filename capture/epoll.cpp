@@ -41,7 +41,7 @@ Result<const model::Descriptor*> watched(const Survey& survey, const std::vector
   for (const RemoteFd set : sets) {
     const model::Descriptor* const there = find(survey.table, {.value = number, .table = set.table});
     if (there == nullptr) continue;
-    const pid_t tid = survey.visit(set.table).driver().value;
+    const pid_t tid = survey.at(set.table).thread.value;
     kcmp_epoll_slot slot{
         .efd = static_cast<std::uint32_t>(set.value), .tfd = static_cast<std::uint32_t>(number), .toff = offset};
     const long answer = ::syscall(SYS_kcmp, tid, tid, KCMP_EPOLL_TFD, number, &slot);

@@ -43,7 +43,7 @@ bool can_be_described(const struct stat& status, std::string_view link) {
 Result<std::size_t> FilesInFlight::identify(UniqueFd ours) {
   for (std::size_t index = 0; index < survey_.first.size(); ++index) {
     const model::RemoteFd fd = survey_.first[index];
-    if (RELIVE_TRY(is_same(ours.get(), survey_.visit(fd.table).driver().value, fd.value))) return index;
+    if (RELIVE_TRY(is_same(ours.get(), survey_.at(fd.table).thread.value, fd.value))) return index;
   }
   for (const auto& [index, other] : unnumbered_)
     if (RELIVE_TRY(is_same(ours.get(), ::getpid(), other.get()))) return index;
@@ -68,7 +68,7 @@ Result<model::OpenFile> FilesInFlight::describe(int ours) const {
   if (!can_be_described(status, link)) return file;
   const UniqueFd fdinfo(::open("/proc/self/fdinfo", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   const Opened opened{
-      .visit = **std::ranges::find_if(survey_.tables, [](const auto* visit) { return visit != nullptr; }),
+      .table = *std::ranges::find_if(survey_.tables, [](const Table& table) { return table.task != nullptr; }),
       .fd = model::RemoteFd{ours},
       .ours = ours,
       .fdinfo_directory = fdinfo.get(),

@@ -44,8 +44,8 @@ Result<model::FileObject> read_message_queue(const Opened& opened) {
                             .position = opened.position};
   const std::uint64_t notified = parse_notified_task(*status);
   for (std::size_t table = 0; table < opened.tables.size(); ++table) {
-    auto* const visit = opened.tables[table];
-    if (visit == nullptr || static_cast<std::uint64_t>(visit->task().pid().value) != notified) continue;
+    const task::FrozenTask* const task = opened.tables[table].task;
+    if (task == nullptr || static_cast<std::uint64_t>(task->pid().value) != notified) continue;
     queue.notifies = true;
     queue.notified = static_cast<int>(table);
   }

@@ -13,21 +13,21 @@
 #include <string_view>
 
 #include "base/result.h"
+#include "capture/table.h"
 #include "model/descriptor.h"
-#include "parasite/session.h"
 
 namespace relive::capture {
 
 struct Opened {
-  parasite::Visit& visit;  // of the task in whose table `fd` is
+  const Table& table;  // in which `fd` is
   model::RemoteFd fd;
-  int ours;                                  // a duplicate in this process, for this moment
-  int fdinfo_directory;                      // /proc/PID/task/TID/fdinfo
-  const std::string& link;                   // the target of /proc/PID/fd/N
-  const struct stat& status;                 // fstat(2)
-  std::uint32_t flags;                       // fcntl(F_GETFL)
-  std::int64_t position;                     // 0 where it cannot seek
-  std::span<parasite::Visit* const> tables;  // of the tree; null where there is no such task
+  int ours;                       // a duplicate in this process, for this moment
+  int fdinfo_directory;           // /proc/PID/task/TID/fdinfo
+  const std::string& link;        // the target of /proc/PID/fd/N
+  const struct stat& status;      // fstat(2)
+  std::uint32_t flags;            // fcntl(F_GETFL)
+  std::int64_t position;          // 0 where it cannot seek
+  std::span<const Table> tables;  // of the tree
 
   // The text of /proc/PID/fdinfo/N.
   [[nodiscard]] Result<std::string> fdinfo() const;

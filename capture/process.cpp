@@ -197,11 +197,7 @@ Result<model::Process> read_process(parasite::Visit& visit) {
   if (!terminal) return fail(ErrorKind::system, "/proc/PID/stat: cannot read the controlling terminal");
   process.controlling_terminal = *terminal;
 
-  auto oom = RELIVE_TRY(task::read_proc(pid, "oom_score_adj"));
-  while (oom.ends_with('\n')) oom.pop_back();
-  const auto oom_number = parse_number<std::int32_t>(oom);
-  if (!oom_number) return fail(ErrorKind::system, "/proc/PID/oom_score_adj: cannot read \"" + oom + "\"");
-  process.oom_score_adj = *oom_number;
+  process.oom_score_adj = RELIVE_TRY(read_oom_adjustment(pid));
 
   process.cwd = directory(RELIVE_TRY(read_place(visit, "cwd")));
   process.root = directory(RELIVE_TRY(read_place(visit, "root")));
@@ -211,6 +207,14 @@ Result<model::Process> read_process(parasite::Visit& visit) {
   process.executable_inode = executable.status.st_ino;
   process.namespaces = RELIVE_TRY(read_namespaces(visit));
   return process;
+}
+
+Result<std::int32_t> read_oom_adjustment(model::Pid pid) {
+  auto text = RELIVE_TRY(task::read_proc(pid, "oom_score_adj"));
+  while (text.ends_with('\n')) text.pop_back();
+  const auto number = parse_number<std::int32_t>(text);
+  if (!number) return fail(ErrorKind::system, "/proc/PID/oom_score_adj: cannot read \"" + text + "\"");
+  return *number;
 }
 
 Result<void> hold_directories(parasite::Visit& visit, Holds& holds) {

@@ -16,6 +16,9 @@ namespace relive::capture {
 // directory or a descriptor table of its own (unshare(2)).
 Result<model::Process> read_process(parasite::Visit& visit);
 
+// /proc/PID/oom_score_adj.
+Result<std::int32_t> read_oom_adjustment(model::Pid pid);
+
 // Opens the task's working and root directory for the snapshot (O_PATH), so that they can be gone back to when their
 // names are gone.
 Result<void> hold_directories(parasite::Visit& visit, Holds& holds);

@@ -14,7 +14,7 @@ Result<model::FileObject> read_process_handle(const Opened& opened) {
   model::ProcessHandle handle = RELIVE_TRY(parse_process_handle(RELIVE_TRY(opened.fdinfo())));
   handle.thread = (opened.flags & task::kPidfdThread) != 0;
   handle.identity = task::process_identity(opened.ours, model::Pid{handle.pid});
-  handle.own = std::ranges::any_of(opened.visit.task().threads(),
+  handle.own = std::ranges::any_of(opened.table.task->threads(),
                                    [&](const auto& thread) { return thread.tid.value == handle.pid; });
   return model::FileObject(handle);
 }

@@ -598,7 +598,7 @@ Result<void> complete_unix_sockets(const Survey& survey) {
     const int home = lowest_table(survey, survey.first[index].table, [&](const model::Socket& other) {
       return other.inode == socket->peer_inode || other.peer_inode == socket->inode;
     });
-    if (!tasks.contains(home)) tasks.emplace(home, RELIVE_TRY(sender_of(survey.visit(home).task())));
+    if (!tasks.contains(home)) tasks.emplace(home, RELIVE_TRY(sender_of(*survey.at(home).task)));
     const UniqueFd duplicate = RELIVE_TRY(survey.borrow(survey.first[index]));
     auto unread =
         RELIVE_TRY(with_context(peek_messages(duplicate.get(), AF_UNIX, socket->type, tasks.at(home), identify),

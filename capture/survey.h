@@ -7,21 +7,21 @@
 #include "base/result.h"
 #include "base/unique_fd.h"
 #include "capture/holds.h"
+#include "capture/table.h"
 #include "model/descriptor.h"
-#include "parasite/session.h"
 
 namespace relive::capture {
 
 struct Survey {
-  std::span<parasite::Visit* const> tables;  // by RemoteFd::table: a task that has it
+  std::span<const Table> tables;  // by RemoteFd::table
   model::DescriptorTable& table;
   const std::vector<model::RemoteFd>& first;  // by open file: its lowest number
   const model::DescriptorTable* snapshot = nullptr;
   const FileHolds* holds = nullptr;  // of that snapshot
 
-  [[nodiscard]] parasite::Visit& visit(int of_table) const { return *tables[static_cast<std::size_t>(of_table)]; }
+  [[nodiscard]] const Table& at(int of) const { return tables[static_cast<std::size_t>(of)]; }
   // A duplicate, in this process.
-  [[nodiscard]] Result<UniqueFd> borrow(model::RemoteFd fd) const { return visit(fd.table).task().borrow(fd); }
+  [[nodiscard]] Result<UniqueFd> borrow(model::RemoteFd fd) const { return at(fd.table).task->borrow(fd); }
 };
 
 // Which pipes have an end outside, and the unread bytes of the others.

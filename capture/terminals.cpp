@@ -83,9 +83,9 @@ Result<Terminal> look_at_terminal(int ours, const struct stat& status, model::Pi
 }
 
 Result<model::FileObject> read_terminal(const Opened& opened) {
-  Terminal terminal = RELIVE_TRY(look_at_terminal(opened.ours, opened.status, opened.visit.task().pid(), opened.link));
-  for (auto* const visit : opened.tables)
-    if (visit != nullptr && terminal.controlling && ::getpgid(visit->task().pid().value) == terminal.front)
+  Terminal terminal = RELIVE_TRY(look_at_terminal(opened.ours, opened.status, opened.table.task->pid(), opened.link));
+  for (const Table& table : opened.tables)
+    if (table.task != nullptr && terminal.controlling && ::getpgid(table.task->pid().value) == terminal.front)
       terminal.foreground = true;
   return model::FileObject(std::move(terminal));
 }

@@ -67,29 +67,6 @@ Result<model::Rseq> read_rseq(model::Tid tid) {
                      .flags = configuration.flags};
 }
 
-Result<void> read_scheduling(Thread& thread) {
-  const auto object = [&] { return fmt::format("thread {}", thread.tid.value); };
-  KernelSchedAttributes attributes{};
-  if (::syscall(SYS_sched_getattr, thread.tid.value, &attributes, sizeof attributes, 0) != 0)
-    return fail_errno("sched_getattr", object());
-  thread.scheduling = {.policy = attributes.policy,
-                       .flags = attributes.flags,
-                       .nice = attributes.nice,
-                       .priority = attributes.priority,
-                       .runtime = attributes.runtime,
-                       .deadline = attributes.deadline,
-                       .period = attributes.period};
-  std::array<std::uint64_t, 128> mask{};  // 8,192 CPUs
-  const long bytes = ::syscall(SYS_sched_getaffinity, thread.tid.value, sizeof mask, mask.data());
-  if (bytes < 0) return fail_errno("sched_getaffinity", object());
-  thread.affinity.assign(mask.begin(), mask.begin() + (bytes + 7) / 8);
-  while (!thread.affinity.empty() && thread.affinity.back() == 0) thread.affinity.pop_back();
-  const long priority = ::syscall(SYS_ioprio_get, IOPRIO_WHO_PROCESS, thread.tid.value);
-  if (priority < 0) return fail_errno("ioprio_get", object());
-  thread.io_priority = static_cast<std::uint32_t>(priority);
-  return {};
-}
-
 // What only the thread can tell.
 struct Inside {
   KernelStack stack;
@@ -150,6 +127,29 @@ Result<Thread> read_thread(parasite::Visit& visit, const task::FrozenThread& fro
 }
 
 }  // namespace
+
+Result<void> read_scheduling(Thread& thread) {
+  const auto object = [&] { return fmt::format("thread {}", thread.tid.value); };
+  KernelSchedAttributes attributes{};
+  if (::syscall(SYS_sched_getattr, thread.tid.value, &attributes, sizeof attributes, 0) != 0)
+    return fail_errno("sched_getattr", object());
+  thread.scheduling = {.policy = attributes.policy,
+                       .flags = attributes.flags,
+                       .nice = attributes.nice,
+                       .priority = attributes.priority,
+                       .runtime = attributes.runtime,
+                       .deadline = attributes.deadline,
+                       .period = attributes.period};
+  std::array<std::uint64_t, 128> mask{};  // 8,192 CPUs
+  const long bytes = ::syscall(SYS_sched_getaffinity, thread.tid.value, sizeof mask, mask.data());
+  if (bytes < 0) return fail_errno("sched_getaffinity", object());
+  thread.affinity.assign(mask.begin(), mask.begin() + (bytes + 7) / 8);
+  while (!thread.affinity.empty() && thread.affinity.back() == 0) thread.affinity.pop_back();
+  const long priority = ::syscall(SYS_ioprio_get, IOPRIO_WHO_PROCESS, thread.tid.value);
+  if (priority < 0) return fail_errno("ioprio_get", object());
+  thread.io_priority = static_cast<std::uint32_t>(priority);
+  return {};
+}
 
 int restarted_call(std::span<const std::byte> code_before) {
   constexpr std::array<int, 4> kCandidates = {35, 230, 7, 202};  // nanosleep, clock_nanosleep, poll, futex

@@ -85,7 +85,9 @@ Result<model::FileObject> read_tunnel(const Opened& opened) {
   }
   tunnel.interface = request.ifr_name;
   tunnel.flags = static_cast<std::uint16_t>(request.ifr_flags) & ~std::uint32_t{IFF_NO_PI};
-  if (RELIVE_TRY(has_no_header(opened.visit, tunnel.interface))) tunnel.flags |= IFF_NO_PI;
+  if (opened.table.visit == nullptr)
+    return fail(ErrorKind::system, fmt::format("{}: its task is not visited", opened.link));
+  if (RELIVE_TRY(has_no_header(*opened.table.visit, tunnel.interface))) tunnel.flags |= IFF_NO_PI;
   if ((tunnel.flags & IFF_MULTI_QUEUE) != 0)  // which of its queues are in use is not told
     return model::FileObject(model::UnhandledFile{"tun device with several queues (IFF_MULTI_QUEUE)"});
   sock_fprog filter{};

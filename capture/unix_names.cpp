@@ -40,7 +40,7 @@ std::string directory_of_name(std::string_view path, std::string_view relative) 
 Result<void> complete_name(const Survey& survey, std::size_t index, model::Socket& socket) {
   const std::string name = model::path_of(socket);
   const bool relative = model::is_relative(socket);
-  parasite::Visit& visit = survey.visit(survey.first[index].table);
+  const Table& table = survey.at(survey.first[index].table);
   model::SocketFile& file = *socket.file;
   struct stat status{};
   const UniqueFd duplicate = RELIVE_TRY(survey.borrow(survey.first[index]));
@@ -52,9 +52,9 @@ Result<void> complete_name(const Survey& survey, std::size_t index, model::Socke
   }
   const bool told = !file.directory.empty();
   // The name as the task would look it up now.
-  const std::string base = told ? file.directory
-                                : fmt::format("/proc/{}/task/{}/{}", visit.task().pid().value, visit.driver().value,
-                                              relative ? "cwd" : "root");
+  const std::string base =
+      told ? file.directory
+           : fmt::format("/proc/{}/task/{}/{}", table.task->pid().value, table.thread.value, relative ? "cwd" : "root");
   if (::lstat(fmt::format("{}/{}", base, name).c_str(), &status) != 0 || !is_it(status, file)) return {};
   file.there = true;
   file.mode = status.st_mode & ALLPERMS;

@@ -2,6 +2,7 @@
 
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <utility>
 
 #include <fmt/format.h>
@@ -28,14 +29,21 @@ Arena::~Arena() {
   if (here_ != nullptr) ::munmap(here_, kBytes);
 }
 
-Result<ArenaPiece> Arena::take(std::size_t size) {
+Result<ArenaPiece> Arena::take_used(std::size_t size) {
   const std::size_t begin = used_;
   if (size > kBytes || begin + size > kBytes)
     return fail(ErrorKind::refused, fmt::format("the arena shared with the task is full ({} bytes wanted)", size));
   used_ = (begin + size + kAlign - 1) / kAlign * kAlign;
-  if (begin < high_water_) std::memset(here_ + begin, 0, std::min(size, high_water_ - begin));
   high_water_ = std::max(high_water_, used_);
   return ArenaPiece{.here = here_ + begin, .there = there_ + begin, .size = size};
+}
+
+Result<ArenaPiece> Arena::take(std::size_t size) {
+  const std::size_t touched = high_water_;
+  const ArenaPiece piece = RELIVE_TRY(take_used(size));
+  const auto begin = static_cast<std::size_t>(piece.here - here_);
+  if (begin < touched) std::memset(piece.here, 0, std::min(size, touched - begin));
+  return piece;
 }
 
 Result<model::TaskAddress> Arena::put(std::span<const std::byte> bytes) {

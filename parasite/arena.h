@@ -31,6 +31,8 @@ class Arena {
 
   // Takes `size` zeroed bytes, 64-byte aligned, until the next reset(). ErrorKind::refused when the arena is full.
   Result<ArenaPiece> take(std::size_t size);
+  // The same, with whatever was in them.
+  Result<ArenaPiece> take_used(std::size_t size);
   // Takes room for a copy of `bytes` and fills it. Returns its address in the task.
   Result<model::TaskAddress> put(std::span<const std::byte> bytes);
   template <class T>

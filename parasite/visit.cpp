@@ -174,7 +174,7 @@ Result<Visit> Visit::begin(task::FrozenTask& task, Session& session) {
   control.phase = wire::Phase::prepare;
   control.undo.failed = control.commit.failed = -1;
   control.saved_trap_action[0] = wire::kNoTrapSaved;
-  visit.state_->undo_operations = RELIVE_TRY(arena.take(kUndoCapacity * sizeof(wire::Operation)));
+  visit.state_->undo_operations = RELIVE_TRY(arena.take_used(kUndoCapacity * sizeof(wire::Operation)));
   control.undo.operations = visit.state_->undo_operations.there.value;
 
   const task::FrozenThread& driver = *task.find(visit.driver_);

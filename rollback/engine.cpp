@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <charconv>
 #include <map>
+#include <set>
 #include <utility>
 
 #include <fmt/format.h>
@@ -23,6 +24,7 @@
 #include "parasite/agreement.h"
 #include "rollback/image_out.h"
 #include "rollback/living.h"
+#include "rollback/rest.h"
 #include "rollback/shared_memory.h"
 #include "rollback/snapshot.h"
 #include "rollback/stay.h"
@@ -69,6 +71,7 @@ struct Engine::State {
   std::optional<tracking::TrackerKind> tracker;      // as the first snapshot chose
   std::vector<std::unique_ptr<Snapshot>> snapshots;
   std::uint64_t last_lease = 0;
+  std::uint64_t last_snapshot = 0;  // Snapshot::number
 
   [[nodiscard]] Snapshot* find(std::string_view name) const {
     const auto at = std::ranges::find_if(snapshots, [&](const auto& snapshot) { return snapshot->info.name == name; });
@@ -76,7 +79,8 @@ struct Engine::State {
   }
 
   // Stops the tree. `wanted`: the snapshot whose tasks belong to it as well, whoever their parents are now.
-  Result<std::unique_ptr<Stay>> freeze(const Snapshot* wanted);
+  // `rest`: those of its tasks that are at rest need not be visited.
+  Result<std::unique_ptr<Stay>> freeze(const Snapshot* wanted, bool rest = false);
 
   Result<Snapshot*> require(std::string_view name) const {
     Snapshot* snapshot = find(name);
@@ -125,13 +129,19 @@ const model::Tree* Engine::find(std::string_view name) const {
   return snapshot == nullptr ? nullptr : &snapshot->tree;
 }
 
-Result<std::unique_ptr<Stay>> Engine::State::freeze(const Snapshot* wanted) {
+Result<std::unique_ptr<Stay>> Engine::State::freeze(const Snapshot* wanted, bool rest) {
   std::vector<model::Pid> also;
   if (wanted != nullptr)
     for (const model::Task& task : wanted->tree.tasks)
       if (task.pid != pid && members.contains(task.pid) && start_time_of(task.pid) == members.at(task.pid).start_time)
         also.push_back(task.pid);
-  auto stay = RELIVE_TRY(Stay::freeze(pid, also, members));
+  const auto rests = [&](Member& member, task::FrozenTask& task) {
+    const auto known = std::ranges::find(wanted->tree.tasks, task.pid(), &model::Task::pid);
+    if (known == wanted->tree.tasks.end()) return false;
+    const TaskPart& part = wanted->parts[static_cast<std::size_t>(known - wanted->tree.tasks.begin())];
+    return part.can_rest && is_at_rest(member, task, wanted->number, *known, part.pages);
+  };
+  auto stay = RELIVE_TRY(Stay::freeze(pid, also, members, rest ? Stay::Rests(rests) : Stay::Rests()));
   if (stay->tree().tasks().front().start_time() != start_time)
     return fail(ErrorKind::not_found,
                 fmt::format("process {} is another one than at the snapshot: the id was reused", pid.value));
@@ -257,10 +267,16 @@ Result<void> Engine::State::take(Stay& stay, Snapshot& snapshot, const SnapshotO
     RELIVE_TRY(capture::hold_directories(visit, part.holds));
     RELIVE_TRY(capture::hold_mapped_files(visit, task.memory, part.holds));
   }
+  std::set<std::size_t> restless;  // tables that only a visited task can read
+  for (const model::Descriptor& descriptor : snapshot.tree.descriptors.descriptors)
+    if (std::holds_alternative<model::Tunnel>(snapshot.tree.descriptors.open_files[descriptor.open_file].object))
+      restless.insert(static_cast<std::size_t>(descriptor.fd.table));
   // Nothing is refused from here on.
   for (std::size_t index = 0; index < snapshot.tree.tasks.size(); ++index) {
     const model::Task& task = snapshot.tree.tasks[index];
-    RELIVE_TRY(take_contents(*stay.visit(task.pid), members.at(task.pid), task.memory, snapshot.parts[index], report));
+    TaskPart& part = snapshot.parts[index];
+    RELIVE_TRY(take_contents(*stay.visit(task.pid), members.at(task.pid), task.memory, part, report));
+    part.can_rest = can_rest(task, part.not_its_own) && !restless.contains(task.table);
   }
   return {};
 }
@@ -284,7 +300,9 @@ Result<SnapshotReport> Engine::snapshot(const SnapshotOptions& options) {
     }
     for (const model::Task& task : snapshot->tree.tasks) ++state.members.at(task.pid).snapshots;
     const std::uint64_t since = stay->frozen_since_ns();
+    snapshot->number = ++state.last_snapshot;
     stay->end_visits();
+    for (const auto& [pid, present] : stay->present()) note_rest(*present.member, *present.task, snapshot->number);
     stay->resume();
     report.frozen_us = (now_ns() - since) / 1000;
   }
@@ -334,6 +352,7 @@ Result<model::Surroundings> Engine::State::surroundings(Stay& stay, const Snapsh
 // Behind a commit, while every thread stands before its goal: what was copied is clean by definition.
 Result<void> Engine::State::settle(Stay& stay, const Snapshot& wanted, const Living& living, const Plan& plan) {
   for (std::size_t index = 0; index < wanted.tree.tasks.size(); ++index) {
+    if (!plan.tasks[index]) continue;
     const model::Task& task = wanted.tree.tasks[index];
     const TaskPart& part = wanted.parts[index];
     const TaskPlan& done = *plan.tasks[index];
@@ -358,13 +377,14 @@ Result<void> Engine::State::settle(Stay& stay, const Snapshot& wanted, const Liv
     if (remapped)
       if (auto text = capture::read_maps(visit))
         member.last_memory = {.memory = task.memory, .maps_text = *std::move(text)};
+    note_rest(member, *stay.task(task.pid), wanted.number);
   }
   return {};
 }
 
 Result<void> Engine::State::way_back(const Snapshot& wanted, const RollbackOptions& options, RollbackReport& report) {
   Stopwatch stopwatch;
-  auto stay = RELIVE_TRY(freeze(&wanted));
+  auto stay = RELIVE_TRY(freeze(&wanted, !options.dry_run));
   stopwatch.lap("freeze");
   Passage passage;
   auto outcome = [&]() -> Result<void> {
@@ -372,12 +392,15 @@ Result<void> Engine::State::way_back(const Snapshot& wanted, const RollbackOptio
     stopwatch.lap("visit");
     Living living = RELIVE_TRY(look(*stay, wanted, capture::Depth::outside, stopwatch));
     Plan plan = make_plan(*stay, wanted, living, RELIVE_TRY(surroundings(*stay, wanted, living)));
+    while (RELIVE_TRY(wake(*stay, wanted, living, plan, agreement, capture::Depth::outside, stopwatch)))
+      plan_again(*stay, wanted, living, plan);
     stopwatch.lap("plan");
     report.refusals = plan.refusals();
     if (options.dry_run) report.plan = plan.texts();
     const bool goes = !options.dry_run && report.refusals.empty();
     auto carried = goes ? carry_out(*stay, wanted, living, plan, members, agreement, passage, report.notes, stopwatch)
                         : Result<void>();
+    report.at_rest = static_cast<std::uint64_t>(std::ranges::count(living.at_rest, true));
     report.descriptors = plan.descriptors.operations.size();
     for (const auto& task : plan.tasks) {
       if (!task) continue;
@@ -392,6 +415,14 @@ Result<void> Engine::State::way_back(const Snapshot& wanted, const RollbackOptio
       for (const auto& [one, present] : stay->present()) ::kill(one.value, SIGSTOP);
       return carried;
     }
+    for (const model::Task& task : wanted.tree.tasks) {
+      if (passage.broken || !stay->at_rest(task.pid) || !has_timers(task.process)) continue;
+      if (auto put = put_timers_back(members.at(task.pid), *stay->task(task.pid), task.process); !put) {
+        carried = std::move(put);
+        passage.broken = true;
+      }
+    }
+    stopwatch.lap("timers at rest");
     if (!passage.broken) {
       if (auto settled = settle(*stay, wanted, living, plan); !settled) carried = settled;
       stopwatch.lap("arm");

@@ -45,6 +45,7 @@ struct RollbackReport {
   apply::Fate fate = apply::Fate::untouched;
   std::uint64_t frozen_us = 0;  // first thread stopped to last one let go
   std::uint64_t tasks = 1;
+  std::uint64_t at_rest = 0;      // of these: had not run since relive let them go, and were not looked at (rest.h)
   std::uint64_t threads = 0;      // threads changed, made or ended
   std::uint64_t pages = 0;        // pages put back
   std::uint64_t mappings = 0;     // mapping operations

@@ -231,7 +231,8 @@ Result<void> fork_tasks(Stay& stay, const diff::TreePlan& plan, Members& members
                         std::optional<parasite::TreeAgreement>& agreement, bool& irreversible) {
   if (!agreement) {
     agreement.emplace(RELIVE_TRY(parasite::TreeAgreement::create()));
-    for (auto& [pid, present] : stay.present()) RELIVE_TRY(agreement->join(*present.visit));
+    for (auto& [pid, present] : stay.present())
+      if (present.visit) RELIVE_TRY(agreement->join(*present.visit));
   }
   Forking forking(stay, plan, members, agreement);
   const std::size_t end = early(plan);

@@ -14,6 +14,7 @@ void Member::forget_task() {
   session.reset();
   start_time = 0;
   last_memory = {};
+  rest.reset();
   if (store) store->task_ended();
 }
 

@@ -12,6 +12,7 @@
 #include "model/ids.h"
 #include "model/memory.h"
 #include "parasite/session.h"
+#include "rollback/rest.h"
 #include "tracking/page_map.h"
 #include "tracking/page_store.h"
 #include "tracking/tracker.h"
@@ -33,6 +34,7 @@ struct Member {
   std::optional<tracking::PageStore> store;                        // stays when the task ends: snapshots need it
   std::map<std::uint64_t, std::vector<tracking::PageRun>> leases;  // pages in it that somebody else reads
   tracking::PageMap current;  // what is in place, but for what the tracker calls changed
+  std::optional<Rest> rest;   // how the task was let go, if it need not be looked at while it rests
   KnownMemory last_memory;    // what is mapped, as far as relive knows since it last let the task go
   std::size_t snapshots = 0;  // that this task is part of
 

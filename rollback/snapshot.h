@@ -1,6 +1,7 @@
 // A snapshot: the image of a tree in memory, together with its warm part.
 #pragma once
 
+#include <cstdint>
 #include <vector>
 
 #include "capture/holds.h"
@@ -15,10 +16,12 @@ struct TaskPart {
   tracking::PageMap pages;       // contents, in the member's page store
   tracking::Ranges not_its_own;  // shared memory that an earlier task of the tree puts back
   capture::Holds holds;
+  bool can_rest = false;  // rest.h
 };
 
 struct Snapshot {
   SnapshotInfo info;
+  std::uint64_t number = 0;  // no other of this tree has it
   model::Tree tree;
   model::Forest forest;         // the same tasks, and zombies
   std::vector<TaskPart> parts;  // as tree.tasks

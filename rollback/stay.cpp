@@ -9,7 +9,8 @@
 
 namespace relive::rollback {
 
-Result<std::unique_ptr<Stay>> Stay::freeze(model::Pid root, std::span<const model::Pid> also, Members& members) {
+Result<std::unique_ptr<Stay>> Stay::freeze(model::Pid root, std::span<const model::Pid> also, Members& members,
+                                           const Rests& rests) {
   std::unique_ptr<Stay> stay(new Stay(RELIVE_TRY(task::FrozenTree::freeze(root, also))));
   for (task::FrozenTask& task : stay->tree_.tasks()) {
     Member& member = members[task.pid()];
@@ -19,28 +20,49 @@ Result<std::unique_ptr<Stay>> Stay::freeze(model::Pid root, std::span<const mode
     Present& present = stay->present_[task.pid()];
     present.task = &task;
     present.member = &member;
-    present.maps_text = RELIVE_TRY(task::read_proc(task.pid(), "maps"));
-    if (member.session && !member.session->present_in(present.maps_text)) {
-      present.exec_since = true;
-      if (task.pid() != root) member.forget_task();
-      member.start_time = task.start_time();
-    }
+    present.at_rest = member.session && rests && rests(member, task);
+    if (!present.at_rest) RELIVE_TRY(look_at(present, task.pid() == root));
   }
   return stay;
 }
 
+// What is mapped tells whether it executes the program that has the parasite.
+Result<void> Stay::look_at(Present& present, bool is_root) {
+  present.maps_text = RELIVE_TRY(task::read_proc(present.task->pid(), "maps"));
+  Member& member = *present.member;
+  if (!member.session || member.session->present_in(present.maps_text)) return {};
+  present.exec_since = true;
+  if (!is_root) member.forget_task();
+  member.start_time = present.task->start_time();
+  return {};
+}
+
+Result<void> Stay::enter(Present& present) {
+  Member& member = *present.member;
+  RELIVE_TRY(fault_point("infect"));
+  member.rest.reset();
+  if (!member.session) member.session.emplace(RELIVE_TRY(parasite::Session::infect(*present.task)));
+  present.visit.emplace(RELIVE_TRY(parasite::Visit::begin(*present.task, *member.session)));
+  begun(*present.visit);
+  return {};
+}
+
 Result<void> Stay::visit_all(std::optional<parasite::TreeAgreement>& agreement, Begun begun) {
   begun_ = std::move(begun);
-  for (auto& [pid, present] : present_) {
-    Member& member = *present.member;
-    RELIVE_TRY(fault_point("infect"));
-    if (!member.session) member.session.emplace(RELIVE_TRY(parasite::Session::infect(*present.task)));
-    present.visit.emplace(RELIVE_TRY(parasite::Visit::begin(*present.task, *member.session)));
-    if (begun_) begun_(*present.visit);
-  }
+  for (auto& [pid, present] : present_)
+    if (!present.at_rest) RELIVE_TRY(enter(present));
   if (present_.size() > 1 && !agreement) agreement.emplace(RELIVE_TRY(parasite::TreeAgreement::create()));
   if (!agreement) return {};
-  for (auto& [pid, present] : present_) RELIVE_TRY(agreement->join(*present.visit));
+  for (auto& [pid, present] : present_)
+    if (present.visit) RELIVE_TRY(agreement->join(*present.visit));
+  return {};
+}
+
+Result<void> Stay::wake(Present& present, std::optional<parasite::TreeAgreement>& agreement) {
+  present.at_rest = false;
+  RELIVE_TRY(look_at(present, false));
+  RELIVE_TRY(enter(present));
+  if (agreement) RELIVE_TRY(agreement->join(*present.visit));
   return {};
 }
 
@@ -57,6 +79,11 @@ task::FrozenTask* Stay::task(model::Pid pid) {
   return known == present_.end() ? nullptr : known->second.task;
 }
 
+bool Stay::at_rest(model::Pid pid) const {
+  const auto known = present_.find(pid);
+  return known != present_.end() && known->second.at_rest;
+}
+
 Result<void> Stay::depart() {
   Result<void> outcome;
   for (auto& [actor, blank] : blanks_) {
@@ -67,6 +94,8 @@ Result<void> Stay::depart() {
     if (!present.visit || !present.task->frozen()) continue;
     if (auto gone = present.visit->depart(); !gone) outcome = gone;
   }
+  for (auto& [pid, present] : present_)
+    if (present.at_rest) present.task->resume();
   return outcome;
 }
 

@@ -28,6 +28,7 @@ class Stay {
     Member* member = nullptr;
     std::string maps_text;
     bool exec_since = false;  // it had the parasite, and executes another program now
+    bool at_rest = false;     // it is as it was let go: it is not visited unless wake() says so
     std::optional<parasite::Visit> visit;
   };
   // A task that relive has forked in this stay: it ends with the stay unless keep() was called.
@@ -39,25 +40,31 @@ class Stay {
     std::optional<parasite::Visit> visit;
   };
 
-  // `also`: pids that belong to the tree whoever their parent is now. Errors as FrozenTree::freeze.
-  static Result<std::unique_ptr<Stay>> freeze(model::Pid root, std::span<const model::Pid> also, Members& members);
+  // `also`: pids that belong to the tree whoever their parent is now. `rests` is asked of each task that has the
+  // parasite whether it is at rest. Errors as FrozenTree::freeze.
+  using Rests = std::function<bool(Member&, task::FrozenTask&)>;
+  static Result<std::unique_ptr<Stay>> freeze(model::Pid root, std::span<const model::Pid> also, Members& members,
+                                              const Rests& rests = {});
   // Takes the parasite out of tasks that are part of no snapshot, and lets all go.
   ~Stay();
 
-  // Infects who has no parasite yet, and begins a visit in each task; `begun` is called for each before anything else
-  // is done in it (and for blank tasks by who makes them): what the visit must keep clear. With several tasks they
-  // share `agreement`, which is made where there is none. After a failure destroy the stay.
+  // Infects who has no parasite yet, and begins a visit in each task that is not at rest; `begun` is called for each
+  // before anything else is done in it (and for blank tasks by who makes them): what the visit must keep clear. With
+  // several tasks they share `agreement`, which is made where there is none. After a failure destroy the stay.
   using Begun = std::function<void(parasite::Visit&)>;
   Result<void> visit_all(std::optional<parasite::TreeAgreement>& agreement, Begun begun = {});
+  // Begins a visit in a task at rest.
+  Result<void> wake(Present& present, std::optional<parasite::TreeAgreement>& agreement);
   void begun(parasite::Visit& visit) const {
     if (begun_) begun_(visit);
   }
 
   [[nodiscard]] task::FrozenTree& tree() { return tree_; }
   [[nodiscard]] std::map<model::Pid, Present>& present() { return present_; }
-  // Of a living task or of a blank one; null if there is none.
+  // Of a living task or of a blank one; null if there is none, or it is at rest.
   [[nodiscard]] parasite::Visit* visit(model::Pid pid);
   [[nodiscard]] task::FrozenTask* task(model::Pid pid);
+  [[nodiscard]] bool at_rest(model::Pid pid) const;
   [[nodiscard]] std::map<diff::Actor, Blank>& blanks() { return blanks_; }
 
   // Lets a blank task go its way to its end, and waits until it is a zombie.
@@ -74,6 +81,8 @@ class Stay {
 
  private:
   explicit Stay(task::FrozenTree tree) : tree_(std::move(tree)) {}
+  static Result<void> look_at(Present& present, bool is_root);
+  Result<void> enter(Present& present);
   // In this order: blanks end before those who forked them wait for them, visits before their tasks run.
   Begun begun_;
   task::FrozenTree tree_;

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <set>
 #include <utility>
 
 #include "apply/descriptors.h"
@@ -32,14 +33,21 @@ std::vector<model::Tid> ids_of(const std::vector<model::Thread>& threads) {
   return ids;
 }
 
-// Who has the tables: those of the snapshot's tasks by their numbers, behind them those of tasks born since.
-std::vector<parasite::Visit*> tables_of(Stay& stay, const Snapshot& wanted) {
-  std::vector<parasite::Visit*> tables(wanted.tables());
-  for (const model::Task& task : wanted.tree.tasks)
-    if (tables[task.table] == nullptr) tables[task.table] = stay.visit(task.pid);
+// Who has the tables: those of the snapshot's tasks by their numbers, behind them those of tasks born since. Of several
+// tasks with one table, one that is visited: a table is at rest if all of them are.
+std::vector<capture::Table> tables_of(Stay& stay, const Snapshot& wanted) {
+  std::vector<capture::Table> tables(wanted.tables());
+  for (const model::Task& task : wanted.tree.tasks) {
+    capture::Table& table = tables[task.table];
+    if (table.visit != nullptr) continue;
+    if (parasite::Visit* const visit = stay.visit(task.pid))
+      table = capture::Table(visit);
+    else if (stay.at_rest(task.pid))
+      table = capture::Table(*stay.task(task.pid));
+  }
   for (auto& [pid, present] : stay.present()) {
     const bool known = std::ranges::find(wanted.tree.tasks, pid, &model::Task::pid) != wanted.tree.tasks.end();
-    if (!known && present.visit) tables.push_back(&*present.visit);
+    if (!known && present.visit) tables.emplace_back(&*present.visit);
   }
   return tables;
 }
@@ -47,6 +55,8 @@ std::vector<parasite::Visit*> tables_of(Stay& stay, const Snapshot& wanted) {
 Result<void> look_at(Stay& stay, const Snapshot& wanted, std::size_t index, capture::Depth depth, Living& living,
                      Stopwatch& stopwatch) {
   const model::Pid pid = wanted.tree.tasks[index].pid;
+  living.at_rest[index] = stay.at_rest(pid);
+  if (living.at_rest[index]) living.tasks[index] = wanted.tree.tasks[index];
   parasite::Visit* const visit = stay.visit(pid);
   if (visit == nullptr) return {};
   const bool blank = stay.blanks().contains(diff::task_actor(pid));
@@ -141,6 +151,7 @@ Result<Living> look(Stay& stay, const Snapshot& wanted, capture::Depth depth, St
   Living living;
   living.tasks.resize(wanted.tree.tasks.size());
   living.changed.resize(wanted.tree.tasks.size());
+  living.at_rest.resize(wanted.tree.tasks.size());
   for (std::size_t index = 0; index < living.tasks.size(); ++index)
     RELIVE_TRY(look_at(stay, wanted, index, depth, living, stopwatch));
   RELIVE_TRY(look_at_descriptors(stay, wanted, living, stopwatch));
@@ -160,10 +171,54 @@ Plan make_plan(Stay& stay, const Snapshot& wanted, const Living& living, const m
   plan.forks = unlike_their_parents(wanted, living, plan.tree);
   for (const model::Task& task : wanted.tree.tasks) plan.pids.push_back(task.pid);
   plan.tasks.resize(living.tasks.size());
-  for (std::size_t index = 0; index < living.tasks.size(); ++index)
-    if (living.tasks[index]) plan.tasks[index] = plan_task(stay, wanted, living, index, plan.tree);
-  plan.descriptors = diff::plan_descriptors(wanted.tree.descriptors, living.descriptors, wanted.owners_of_tables());
+  plan_again(stay, wanted, living, plan);
   return plan;
+}
+
+void plan_again(Stay& stay, const Snapshot& wanted, const Living& living, Plan& plan) {
+  for (std::size_t index = 0; index < living.tasks.size(); ++index)
+    if (living.tasks[index] && !living.at_rest[index] && !plan.tasks[index])
+      plan.tasks[index] = plan_task(stay, wanted, living, index, plan.tree);
+  plan.descriptors = diff::plan_descriptors(wanted.tree.descriptors, living.descriptors, wanted.owners_of_tables());
+}
+
+namespace {
+
+// The tasks that a plan needs: to make and end others, and to put open files right.
+std::set<model::Pid> needed(const Plan& plan, const Snapshot& wanted) {
+  std::set<model::Pid> out;
+  for (const diff::TreeStep& step : plan.tree.steps)
+    if (step.actor.kind == diff::Actor::Kind::task) out.insert(model::Pid{step.actor.number});
+  for (const model::Task& task : wanted.tree.tasks)
+    if (!plan.tree.steps.empty() && (task.process.child_subreaper || loses_children(plan.tree, task.pid)))
+      out.insert(task.pid);
+  std::set<int> tables;
+  for (const diff::DescriptorOperation& operation : plan.descriptors.operations) {
+    tables.insert(diff::table_of(operation, plan.descriptors));
+    if (const auto* const import = std::get_if<diff::Import>(&operation))
+      tables.insert(import->from ? import->from->table : plan.descriptors.homes[import->file]);
+  }
+  for (const diff::SetLocks& locks : plan.descriptors.last) tables.insert(locks.fd.table);
+  for (const model::Task& task : wanted.tree.tasks)
+    if (tables.contains(static_cast<int>(task.table))) out.insert(task.pid);
+  return out;
+}
+
+}  // namespace
+
+Result<bool> wake(Stay& stay, const Snapshot& wanted, Living& living, const Plan& plan,
+                  std::optional<parasite::TreeAgreement>& agreement, capture::Depth depth, Stopwatch& stopwatch) {
+  bool any = false;
+  for (const model::Pid pid : needed(plan, wanted)) {
+    if (!stay.at_rest(pid)) continue;
+    any = true;
+    RELIVE_TRY(stay.wake(stay.present().at(pid), agreement));
+    const auto task = std::ranges::find(wanted.tree.tasks, pid, &model::Task::pid);
+    RELIVE_TRY(
+        look_at(stay, wanted, static_cast<std::size_t>(task - wanted.tree.tasks.begin()), depth, living, stopwatch));
+  }
+  if (any) RELIVE_TRY(look_at_descriptors(stay, wanted, living, stopwatch));
+  return any;
 }
 
 std::vector<diff::Refusal> Plan::refusals() const {
@@ -302,6 +357,10 @@ class Passing {
   // One program a task. They are decided on together.
   Result<void> commit(std::optional<parasite::TreeAgreement>& agreement, Passage& passage) {
     if (!agreement) {
+      if (benches_.front() == nullptr) {  // it is at rest
+        passage.committed = true;
+        return {};
+      }
       Bench& bench = *benches_.front();
       auto outcome = bench.visit.commit(bench.commit, bench.goals);
       passage.committed = bench.visit.committed();
@@ -403,6 +462,8 @@ Result<void> carry_out(Stay& stay, const Snapshot& wanted, Living& living, Plan&
     }
     RELIVE_TRY(look_at_descriptors(stay, wanted, living, stopwatch));
     plan.descriptors = diff::plan_descriptors(wanted.tree.descriptors, living.descriptors, wanted.owners_of_tables());
+    while (RELIVE_TRY(wake(stay, wanted, living, plan, agreement, capture::Depth::full, stopwatch)))
+      plan_again(stay, wanted, living, plan);
     stopwatch.lap("plan");
     RELIVE_TRY(refuse_all(plan.refusals()));
   }

@@ -27,6 +27,7 @@ void keep_clear(parasite::Visit& visit, const Snapshot& wanted);
 // The tree as it is now, beside the tasks of a snapshot, in their order.
 struct Living {
   std::vector<std::optional<model::Task>> tasks;  // nothing: it does not live
+  std::vector<bool> at_rest;                      // it is as the snapshot has it: not looked at, not planned for
   std::vector<tracking::Ranges> changed;          // what the tracker says
   model::DescriptorTable descriptors;
   model::Forest forest;
@@ -45,7 +46,7 @@ struct TaskPlan {
 };
 struct Plan {
   diff::TreePlan tree;
-  std::vector<std::optional<TaskPlan>> tasks;  // as Living::tasks
+  std::vector<std::optional<TaskPlan>> tasks;  // as Living::tasks; nothing for those at rest, too
   diff::DescriptorPlan descriptors;
   std::vector<diff::Refusal> forks;  // tasks that nobody can fork as they were
   std::vector<model::Pid> pids;      // of the snapshot's tasks
@@ -59,6 +60,13 @@ struct Plan {
 
 // REQUIRES: `living` outlives the plan.
 Plan make_plan(Stay& stay, const Snapshot& wanted, const Living& living, const model::Surroundings& surroundings);
+
+// Tasks at rest that the plan needs after all: visits them and reads them, and the descriptors again. false: there were
+// none; else the plan is to be made again (plan_again), and then this called again.
+Result<bool> wake(Stay& stay, const Snapshot& wanted, Living& living, const Plan& plan,
+                  std::optional<parasite::TreeAgreement>& agreement, capture::Depth depth, Stopwatch& stopwatch);
+// Completes a plan whose tree is known: for tasks that have none yet, and descriptors.
+void plan_again(Stay& stay, const Snapshot& wanted, const Living& living, Plan& plan);
 
 // What a way back has done, for the engine.
 struct Passage {

@@ -50,6 +50,10 @@ class Tracker {
   // A failure leaves the task as it is; changed() then reports too much, never too little.
   virtual Result<void> arm(parasite::Visit& visit, const model::Memory& memory, const Ranges& touched) = 0;
 
+  // Was nothing of the task's own memory written since the last arm(), but for `beside`? Asked from outside, in one
+  // look; a backend that cannot tell, or does not know, says no.
+  [[nodiscard]] virtual bool untouched([[maybe_unused]] const Ranges& beside) const { return false; }
+
   // Mappings that this backend could not track, one line each with the reason. They are compared.
   [[nodiscard]] virtual std::vector<std::string> notes() const { return {}; }
 };

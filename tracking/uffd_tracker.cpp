@@ -74,9 +74,11 @@ class UffdTracker : public Tracker {
     if (!armed_) {
       RELIVE_TRY(register_mappings(memory, all));
       armed_ = true;
+      tracked_ = subtract(all, refused_in(memory));
       return {};
     }
     const Ranges tracked = subtract(all, refused_in(memory));
+    tracked_ = tracked;
     std::vector<AddressRange> armed;
     for (const AddressRange& range : bridged(intersect(touched, tracked), spans_of(tracked, memory, visit.session()))) {
       auto done = RELIVE_TRY(pagemap_.protect(range));
@@ -85,6 +87,20 @@ class UffdTracker : public Tracker {
     }
     late_ = unite(subtract(late_, touched), subtract(normalize(std::move(armed)), touched));
     return {};
+  }
+
+  [[nodiscard]] bool untouched(const Ranges& beside) const override {
+    if (!armed_ || !refused_.empty() || !late_.empty()) return false;
+    // "Written" alone, over all there is, is what the kernel answers fastest (pagemap_scan_pmd_entry()).
+    constexpr AddressRange kAll{kPageSize, (std::uint64_t{1} << 47) - kPageSize};
+    const auto written = with({kAll}, {.all = PageIs::written, .wanted = PageIs::written});
+    if (!written) return false;
+    const Ranges suspects = subtract(intersect(*written, tracked_), beside);
+    if (suspects.empty()) return true;
+    // Holes in page tables that are new, pages of files and the page of zeros: they were read.
+    const std::uint64_t read = PageIs::file | PageIs::zero;
+    const auto copies = with(suspects, {.inverted = read, .all = read, .any = PageIs::present | PageIs::swapped});
+    return copies && copies->empty();
   }
 
   [[nodiscard]] std::vector<std::string> notes() const override {
@@ -176,6 +192,7 @@ class UffdTracker : public Tracker {
   UniqueFd userfault_;
   Pagemap pagemap_;
   bool armed_ = false;
+  Ranges tracked_;                       // at the last arm()
   std::map<AddressRange, int> refused_;  // and why
   // Pages that arm() protected although nobody had reported them: written between changed() and arm(), by the kernel or
   // because arming bridged a gap. The next changed() reports them.
