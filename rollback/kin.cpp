@@ -70,8 +70,12 @@ class Forking {
                                      .takes_place_of_zombie = left_status.has_value()}));
     const auto [at, fresh] = stay_.blanks().emplace(
         fork.child,
-        Stay::Blank{
-            .task = std::move(task), .member = nullptr, .session = {}, .left_status = left_status, .visit = {}});
+        Stay::Blank{.task = std::move(task),
+                    .member = nullptr,
+                    .session = {},
+                    .left_status = left_status,
+                    .turn = stay_.blanks().size(),
+                    .visit = {}});
     return move_in(at->second, parent);
   }
   Result<void> operator()(const diff::StartSession&) { return call("setsid", SYS_setsid, {}); }
@@ -91,7 +95,8 @@ class Forking {
     if (actor_.kind != Actor::Kind::task) return not_here("a wait by a task outside");
     const Pid child{reap.child.number};
     const auto zombie = task::read_zombie(child);
-    if (zombie && *zombie && is_forked_by_actor(child)) {  // waited for as it is made again, and not before
+    // Waited for as it is made again, and not before.
+    if (zombie && *zombie && is_forked_by_actor(child)) {
       left_[child] = (*zombie)->status;
       return {};
     }
@@ -111,8 +116,9 @@ class Forking {
     return fail(ErrorKind::system, fmt::format("{} among what can be undone", what));
   }
 
-  // Does the task that is to wait for it make it again, too?
+  // Does the task that is to wait for it make it again, too? Not another one that has its pid then.
   [[nodiscard]] bool is_forked_by_actor(Pid child) const {
+    if (std::ranges::find(plan_.created, Pid{actor_.number}) != plan_.created.end()) return false;
     return std::ranges::any_of(plan_.steps, [&](const TreeStep& step) {
       const auto* const fork = std::get_if<ForkBlank>(&step.call);
       return fork != nullptr && fork->child == diff::task_actor(child) && step.actor == actor_;
