@@ -389,7 +389,8 @@ Result<void> Engine::State::way_back(const Snapshot& wanted, const RollbackOptio
     if (!passage.committed) {
       if (carried || !passage.irreversible) return carried;
       report.fate = apply::Fate::stopped;
-      for (const auto& [one, present] : stay->present()) ::kill(one.value, SIGSTOP);
+      for (const auto& [one, present] : stay->present())  // those that were killed are blank tasks now, and have to end
+        if (present.task->frozen()) ::kill(one.value, SIGSTOP);
       return carried;
     }
     if (!passage.broken) {
