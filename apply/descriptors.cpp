@@ -40,8 +40,8 @@ using parasite::Program;
 class Executor {
  public:
   Executor(std::span<Workshop* const> tables, const diff::DescriptorPlan& plan, const model::DescriptorTable& wanted,
-           const model::DescriptorTable& living)
-      : plan_(plan), wanted_(wanted), living_(living) {
+           const model::DescriptorTable& living, std::span<parasite::Visit* const> holders)
+      : plan_(plan), wanted_(wanted), living_(living), holders_(holders) {
     for (std::size_t table = 0; table < tables.size(); ++table) {
       makers_.push_back(
           tables[table] == nullptr ? nullptr : std::make_unique<FileMaker>(*tables[table], static_cast<int>(table)));
@@ -266,6 +266,10 @@ class Executor {
   // Our duplicate: of a number in a living table, or of the file's spare number at home.
   Result<UniqueFd> borrow(std::size_t file, const std::optional<RemoteFd>& living) const {
     FileMaker* const from = maker_of(living ? living->table : plan_.homes.at(file));
+    if (living && from == nullptr)
+      if (const auto index = static_cast<std::size_t>(living->table);
+          index < holders_.size() && holders_[index] != nullptr)
+        return holders_[index]->task().borrow(*living);
     if (from == nullptr)
       return fail(ErrorKind::system, fmt::format("nobody has {}", model::describe(this->file(file))));
     return living ? from->visit().task().borrow(*living) : from->borrow(file);
@@ -321,6 +325,7 @@ class Executor {
   const diff::DescriptorPlan& plan_;
   const model::DescriptorTable& wanted_;
   const model::DescriptorTable& living_;
+  std::span<parasite::Visit* const> holders_;
   std::vector<std::unique_ptr<FileMaker>> makers_;  // by table
   int at_ = 0;                                      // the table at hand
 };
@@ -328,8 +333,9 @@ class Executor {
 }  // namespace
 
 Result<void> prepare_descriptors(std::span<Workshop* const> tables, const diff::DescriptorPlan& plan,
-                                 const model::DescriptorTable& wanted, const model::DescriptorTable& living) {
-  return with_context(Executor(tables, plan, wanted, living).prepare(), "preparing the descriptor table");
+                                 const model::DescriptorTable& wanted, const model::DescriptorTable& living,
+                                 std::span<parasite::Visit* const> holders) {
+  return with_context(Executor(tables, plan, wanted, living, holders).prepare(), "preparing the descriptor table");
 }
 
 Result<void> settle_locks(std::span<Workshop* const> tables, const diff::DescriptorPlan& plan) {

@@ -21,8 +21,11 @@ namespace relive::apply {
 // other executor was given a number that the wanted tables use (Visit::keep_clear). Errors leave the undo logs such
 // that each table goes back to what it was, in whatever order the tasks undo: refused (an address was taken by somebody
 // else, a number lies above RLIMIT_NOFILE, a file's owner has ended), permission, injected, system.
+// `holders`: for each living table a task that has it, also behind `tables`, where tasks born since have theirs: they
+// change nothing there, but may be the only ones to have a file.
 Result<void> prepare_descriptors(std::span<Workshop* const> tables, const diff::DescriptorPlan& plan,
-                                 const model::DescriptorTable& wanted, const model::DescriptorTable& living);
+                                 const model::DescriptorTable& wanted, const model::DescriptorTable& living,
+                                 std::span<parasite::Visit* const> holders = {});
 
 // Appends to each cleanup what sets the POSIX locks of its table once more, when the last number is closed. To be
 // called behind every other executor.

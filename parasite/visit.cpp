@@ -437,8 +437,10 @@ Result<void> Visit::open_channel() {
   const auto high = static_cast<std::uint64_t>(ends[1]);
   const auto low = static_cast<std::uint64_t>(ends[0]);
   settle.syscall("close the far end", SYS_close, {high});
-  settle.syscall("move the channel away", SYS_dup3, {low, static_cast<std::uint64_t>(spare.value), O_CLOEXEC});
-  settle.syscall("close the near end", SYS_close, {low});
+  if (ends[0] != spare.value) {
+    settle.syscall("move the channel away", SYS_dup3, {low, static_cast<std::uint64_t>(spare.value), O_CLOEXEC});
+    settle.syscall("close the near end", SYS_close, {low});
+  }
   RELIVE_TRY(run(settle));
   state_->channel = RELIVE_TRY(std::move(borrowed));
   state_->remote_channel = spare.value;
@@ -612,9 +614,11 @@ Result<std::int64_t> Visit::make_child(const Fork& fork, bool choose, RemoteFd h
   const std::size_t forked = program.size();
   program.syscall(fmt::format("fork task {}", fork.pid.value), SYS_clone3,
                   {RELIVE_TRY(arena().put_value(arguments)).value, sizeof arguments}, Program::OnError::go_on);
-  program.syscall("move the child's handle", SYS_dup3, {low, static_cast<std::uint64_t>(handle.value), O_CLOEXEC},
-                  Program::OnError::go_on);
-  program.syscall("close the child's first handle", SYS_close, {low}, Program::OnError::go_on);
+  if (lowest[0].value != handle.value) {  // else it is there already
+    program.syscall("move the child's handle", SYS_dup3, {low, static_cast<std::uint64_t>(handle.value), O_CLOEXEC},
+                    Program::OnError::go_on);
+    program.syscall("close the child's first handle", SYS_close, {low}, Program::OnError::go_on);
+  }
   RELIVE_TRY(task_->see_forks(driver_, true));
   state_->forking = true;
   const auto ran = run(program);

@@ -97,7 +97,7 @@ struct Engine::State {
                              SnapshotReport& report);
   Result<void> way_back(const Snapshot& wanted, const RollbackOptions& options, RollbackReport& report);
   Result<void> settle(Stay& stay, const Snapshot& wanted, const Living& living, const Plan& plan);
-  // What the living forest stands in: looked for only where a task of the snapshot does not live.
+  // What the living forest stands in: looked for only where a task of the snapshot, or a zombie, is missing.
   Result<model::Surroundings> surroundings(Stay& stay, const Snapshot& wanted, const Living& living) const;
   void forget(Snapshot& snapshot);
 };
@@ -338,7 +338,10 @@ void Engine::State::forget(Snapshot& snapshot) {
 
 Result<model::Surroundings> Engine::State::surroundings(Stay& stay, const Snapshot& wanted,
                                                         const Living& living) const {
-  const bool whole = std::ranges::all_of(living.tasks, [](const auto& task) { return task.has_value(); });
+  const bool whole = std::ranges::all_of(wanted.forest.tasks, [&](const model::TreeTask& task) {
+    const auto now = std::ranges::find(living.forest.tasks, task.pid, &model::TreeTask::pid);
+    return now != living.forest.tasks.end() && now->state == task.state;
+  });
   model::Surroundings out;
   if (!whole) out = RELIVE_TRY(capture::read_surroundings(living.forest));
   for (const auto& [task, present] : stay.present()) {
@@ -412,7 +415,8 @@ Result<void> Engine::State::way_back(const Snapshot& wanted, const RollbackOptio
     if (!passage.committed) {
       if (carried || !passage.irreversible) return carried;
       report.fate = apply::Fate::stopped;
-      for (const auto& [one, present] : stay->present()) ::kill(one.value, SIGSTOP);
+      for (const auto& [one, present] : stay->present())  // those that were killed are blank tasks now, and have to end
+        if (present.task->frozen()) ::kill(one.value, SIGSTOP);
       return carried;
     }
     for (const model::Task& task : wanted.tree.tasks) {

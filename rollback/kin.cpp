@@ -70,8 +70,12 @@ class Forking {
                                      .takes_place_of_zombie = left_status.has_value()}));
     const auto [at, fresh] = stay_.blanks().emplace(
         fork.child,
-        Stay::Blank{
-            .task = std::move(task), .member = nullptr, .session = {}, .left_status = left_status, .visit = {}});
+        Stay::Blank{.task = std::move(task),
+                    .member = nullptr,
+                    .session = {},
+                    .left_status = left_status,
+                    .turn = stay_.blanks().size(),
+                    .visit = {}});
     return move_in(at->second, parent);
   }
   Result<void> operator()(const diff::StartSession&) { return call("setsid", SYS_setsid, {}); }
@@ -91,9 +95,10 @@ class Forking {
     if (actor_.kind != Actor::Kind::task) return not_here("a wait by a task outside");
     const Pid child{reap.child.number};
     const auto zombie = task::read_zombie(child);
-    if (zombie && *zombie && is_forked_by_actor(child)) {  // waited for as it is made again, and not before
+    if (zombie && *zombie && is_forked_by_actor(child)) {
       left_[child] = (*zombie)->status;
-      return {};
+      // Waited for as it is made again, and not before, if it can be.
+      if (!keeps_number_of_another(**zombie)) return {};
     }
     return call(fmt::format("wait for task {}", reap.child.number), SYS_wait4,
                 {static_cast<std::uint64_t>(reap.child.number), 0, kAllKinds, 0});
@@ -111,12 +116,25 @@ class Forking {
     return fail(ErrorKind::system, fmt::format("{} among what can be undone", what));
   }
 
-  // Does the task that is to wait for it make it again, too?
+  // Does the task that is to wait for it make it again, too? Not another one that has its pid then.
   [[nodiscard]] bool is_forked_by_actor(Pid child) const {
+    if (std::ranges::find(plan_.created, Pid{actor_.number}) != plan_.created.end()) return false;
     return std::ranges::any_of(plan_.steps, [&](const TreeStep& step) {
       const auto* const fork = std::get_if<ForkBlank>(&step.call);
       return fork != nullptr && fork->child == diff::task_actor(child) && step.actor == actor_;
     });
+  }
+
+  // Is its group's or its session's number the pid of one that is forked before it is?
+  [[nodiscard]] bool keeps_number_of_another(const task::Zombie& zombie) const {
+    for (const TreeStep& step : plan_.steps) {
+      const auto* const fork = std::get_if<ForkBlank>(&step.call);
+      if (fork == nullptr) continue;
+      if (fork->child == diff::task_actor(zombie.pid)) return false;
+      if (fork->child == diff::task_actor(Pid{zombie.group}) || fork->child == diff::task_actor(Pid{zombie.session}))
+        return true;
+    }
+    return false;
   }
 
   // The blank task gets the parasite, and what the member that it takes the place of has left.
@@ -174,9 +192,14 @@ std::size_t early(const diff::TreePlan& plan) {
 // Those that are left for the commit.
 std::span<const TreeStep> late(const diff::TreePlan& plan) { return std::span(plan.steps).subspan(early(plan)); }
 
+// May it get the children of tasks that end in the commit? Its flag is set by its own program, behind that.
 bool adopts(const diff::TreePlan& plan, Pid pid) {
   const auto known = std::ranges::find(plan.goal.tasks, pid, &model::TreeTask::pid);
-  return known != plan.goal.tasks.end() && known->child_subreaper;
+  if (known != plan.goal.tasks.end() && known->child_subreaper) return true;
+  return std::ranges::any_of(late(plan), [&](const TreeStep& step) {
+    const auto* const set = std::get_if<diff::SetSubreaper>(&step.call);
+    return set != nullptr && !set->value && step.actor == diff::task_actor(pid);
+  });
 }
 
 // What this release cannot do of a plan, with the task that it is about; empty where it can.
@@ -285,7 +308,15 @@ std::vector<diff::Refusal> not_carried_out(const diff::TreePlan& plan) {
   return out;
 }
 
-bool loses_children(const diff::TreePlan& plan, Pid parent) { return !to_wait_for(plan, parent).empty(); }
+bool loses_children(const diff::TreePlan& plan, Pid parent) {
+  if (!to_wait_for(plan, parent).empty()) return true;
+  // A blank task that becomes a zombie again tells its parent.
+  return std::ranges::any_of(late(plan), [&](const TreeStep& step) {
+    if (!std::holds_alternative<diff::ExitWith>(step.call)) return false;
+    const auto goal = std::ranges::find(plan.goal.tasks, Pid{step.actor.number}, &model::TreeTask::pid);
+    return goal != plan.goal.tasks.end() && goal->parent == parent;
+  });
+}
 
 Result<void> end_children(Stay& stay, const diff::TreePlan& plan, Pid parent, parasite::Visit& visit,
                           parasite::Program& commit) {

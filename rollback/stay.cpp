@@ -2,6 +2,7 @@
 
 #include <sched.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "base/fault.h"
@@ -130,13 +131,16 @@ Result<void> Stay::leave_all() {
 }
 
 Stay::~Stay() {
-  for (auto& [actor, blank] : blanks_) {
-    if (!blank.task.frozen()) continue;
-    if (blank.left_status && blank.visit) let_end(blank);
-    if (blank.member == nullptr) continue;
-    blank.visit.reset();
-    blank.task.end();
-    blank.member->forget_task();
+  // Those that blank tasks have forked end before them: as a task undoes it waits for whom it has forked.
+  std::vector<Blank*> last_first;
+  for (auto& [actor, blank] : blanks_) last_first.push_back(&blank);
+  std::ranges::sort(last_first, std::ranges::greater{}, &Blank::turn);
+  for (Blank* blank : last_first) {
+    if (!blank->task.frozen()) continue;
+    if (blank->left_status && blank->visit) let_end(*blank);
+    blank->visit.reset();
+    blank->task.end();  // one that is to be a zombie, too
+    if (blank->member != nullptr) blank->member->forget_task();
   }
   blanks_.clear();
   for (auto& [pid, present] : present_) {

@@ -37,6 +37,7 @@ class Stay {
     Member* member = nullptr;                  // null: it is to be a zombie
     std::optional<parasite::Session> session;  // of one that is to be a zombie
     std::optional<int> left_status;            // it stands where a zombie stood, which had this status
+    std::size_t turn = 0;                      // how many were forked before it
     std::optional<parasite::Visit> visit;
   };
 

@@ -331,7 +331,9 @@ class Passing {
                                     living_.tasks[i]->threads);
     }));
     const auto tables = workshops();
-    RELIVE_TRY(apply::prepare_descriptors(tables, plan_.descriptors, wanted_.tree.descriptors, living_.descriptors));
+    const auto holders = tables_of(stay_, wanted_);
+    RELIVE_TRY(
+        apply::prepare_descriptors(tables, plan_.descriptors, wanted_.tree.descriptors, living_.descriptors, holders));
     RELIVE_TRY(each([&](std::size_t i, Bench& bench) -> Result<void> {
       const TaskPlan& plan = *plan_.tasks[i];
       const auto rseq = RELIVE_TRY(apply::RseqKeeper::save(bench.workshop, wanted_.tree.tasks[i].threads,
@@ -456,7 +458,9 @@ Result<void> carry_out(Stay& stay, const Snapshot& wanted, Living& living, Plan&
     RELIVE_TRY(fork_tasks(stay, plan.tree, members, agreement, passage.irreversible));
     stopwatch.lap("fork");
     for (std::size_t index = 0; index < plan.pids.size(); ++index) {
-      if (living.tasks[index] || stay.visit(plan.pids[index]) == nullptr) continue;
+      // One that was killed to be made again was looked at before: it is another task now.
+      if (!stay.blanks().contains(diff::task_actor(plan.pids[index]))) continue;
+      if (stay.visit(plan.pids[index]) == nullptr) continue;
       RELIVE_TRY(look_at(stay, wanted, index, capture::Depth::full, living, stopwatch));
       plan.tasks[index] = plan_task(stay, wanted, living, index, plan.tree);
     }

@@ -80,6 +80,12 @@ class KernelSimulator {
   }
   [[nodiscard]] const std::map<pid_t, SimulatedTask>& tasks() const { return tasks_; }
 
+  // As a rollback does: those of `now` are gone, those of `then` are as they were in `before`. Numbers go on.
+  void put_back(const KernelSimulator& before, const std::set<pid_t>& then, const std::set<pid_t>& now) {
+    for (const pid_t pid : now) tasks_.erase(pid);
+    for (const pid_t pid : then) tasks_[pid] = before.tasks_.at(pid);
+  }
+
   // free_pid() comes when no task has the number attached, as whatever.
   [[nodiscard]] bool number_in_use(pid_t number) const {
     return std::ranges::any_of(tasks_, [&](const auto& entry) {

@@ -24,7 +24,8 @@ struct ProgramCall {
 struct ProgramTaste {
   std::size_t most = 40;      // tasks
   bool root_is_calm = false;  // the root forks and waits only
-  bool shares = true;         // CLONE_VM and so on, vfork
+  bool shares = true;         // CLONE_FILES and CLONE_FS
+  bool shares_memory = true;  // ... also CLONE_VM, CLONE_SIGHAND, vfork
   bool execs = true;
 };
 
@@ -117,11 +118,11 @@ class RandomProgram {
       clone.exit_signal = 0;
     }
     if (!taste_.shares) return;
-    if (chance(5)) clone.memory = true;
+    if (taste_.shares_memory && chance(5)) clone.memory = true;
     if (clone.memory && chance(50)) clone.handlers = true;
     if (chance(4)) clone.files = true;
     if (chance(4)) clone.file_system = true;
-    if (!clone.parent && chance(2)) clone.vfork = clone.memory = true;
+    if (taste_.shares_memory && !clone.parent && chance(2)) clone.vfork = clone.memory = true;
   }
 
   void group(ProgramCall& call, const std::vector<pid_t>& tree) {
