@@ -60,6 +60,9 @@ struct Plan {
 // REQUIRES: `living` outlives the plan.
 Plan make_plan(Stay& stay, const Snapshot& wanted, const Living& living, const model::Surroundings& surroundings);
 
+// Plans the pages again, and nothing else: more is known of them now.
+void plan_pages(Stay& stay, const Snapshot& wanted, const Living& living, Plan& plan);
+
 // What a way back has done, for the engine.
 struct Passage {
   bool committed = false;     // behind the point of no return
