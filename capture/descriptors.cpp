@@ -48,6 +48,9 @@ struct Key {
   auto operator<=>(const Key&) const = default;
 };
 
+// Status flags that only opening sets, and a program can tell.
+constexpr std::uint32_t kOpenedAs = O_ACCMODE | O_PATH | O_SYNC;
+
 // What tells the objects of two tables apart before they are looked at.
 struct ObjectKey {
   std::size_t kind = 0;
@@ -370,7 +373,7 @@ class Reader {
           // Files that may not be held (a named pipe, one in an epoll set): the same file, opened in the same way.
           if constexpr (std::is_same_v<T, model::RegularFile> || std::is_same_v<T, model::DeviceFile> ||
                         std::is_same_v<T, model::MessageQueue> || std::is_same_v<T, model::NamedPipe>)
-            return ((wanted.status_flags ^ living.status_flags) & O_ACCMODE) == 0;
+            return ((wanted.status_flags ^ living.status_flags) & kOpenedAs) == 0;
           return false;
         },
         wanted.object);

@@ -102,8 +102,11 @@ Result<Thread> read_thread(parasite::Visit& visit, const task::FrozenThread& fro
   thread.tid = frozen.tid;
   thread.signal_mask = frozen.signal_mask;
   thread.registers = frozen.registers;
-  if (static_cast<std::int64_t>(frozen.registers.rax) == kRestartBlock)
-    RELIVE_TRY(name_restarted_call(visit, frozen, thread.registers));
+  if (static_cast<std::int64_t>(frozen.registers.rax) == kRestartBlock) {
+    const auto named = name_restarted_call(visit, frozen, thread.registers);
+    // A way back puts others in the place of these registers.
+    if (!named && depth == Depth::full) return std::unexpected(named.error());
+  }
   thread.registers = parasite::reissue_system_call(thread.registers);
   thread.rseq = RELIVE_TRY(read_rseq(frozen.tid));
   thread.xstate = RELIVE_TRY(task.xstate(frozen.tid));

@@ -27,6 +27,7 @@ Result<ExitCode> run(const Words& words, Output& output) {
   image::Findings findings;
   const image::Image image = image::read_image(*source, findings);
   image::check_machine(image, findings);
+  image::check_named_files(image, findings);
   const ExitCode code = code_of(findings);
   if (output.json()) {
     output.line(check_json(path, image, findings, static_cast<int>(code)));

@@ -70,9 +70,9 @@ int run_relive(const std::vector<std::string>& arguments, std::uint64_t started_
 }  // namespace
 
 const std::vector<Command>& commands() {
-  static const std::vector<Command> all = {snapshot_command(), rollback_command(), diff_command(), list_command(),
-                                           show_command(),     check_command(),    drop_command(), doctor_command(),
-                                           keeper_command(),   apply_command()};
+  static const std::vector<Command> all = {snapshot_command(), rollback_command(), apply_command(), diff_command(),
+                                           list_command(),     show_command(),     check_command(), drop_command(),
+                                           doctor_command(),   keeper_command()};
   return all;
 }
 

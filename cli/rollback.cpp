@@ -1,93 +1,18 @@
-#include <fmt/format.h>
-
-#include "cli/json.h"
-#include "cli/support.h"
+#include "cli/go_back.h"
 
 namespace relive::cli {
 
 namespace {
 
-ExitCode verdict(const rollback::RollbackReport& report, bool dry_run) {
-  if (report.error && report.fate == apply::Fate::untouched) return exit_code(report.error->kind);
-  if (dry_run) return report.refusals.empty() ? ExitCode::done : ExitCode::untouched;
-  return exit_code(report.fate);
-}
-
-std::string work_text(const rollback::RollbackReport& report) {
-  return fmt::format("{}, {}, {}, {}", count(report.threads, "thread", "threads"), count(report.pages, "page", "pages"),
-                     count(report.mappings, "mapping", "mappings"),
-                     count(report.descriptors, "descriptor", "descriptors"));
-}
-
-void print_dry_run(Output& output, const rollback::RollbackReport& report, std::string_view what) {
-  if (report.refusals.empty()) {
-    output.line(fmt::format("{} would go back: {}", what, work_text(report)));
-  } else {
-    output.line(fmt::format("{} would {}:", what, output.paint(Color::red, "not go back")));
-    print_refusals(output, report.refusals);
-  }
-  for (const auto& line : report.plan) output.line("  " + printable(line));
-}
-
-void print(Output& output, const rollback::RollbackReport& report, std::string_view what) {
-  switch (report.fate) {
-    case apply::Fate::done:
-      output.line(fmt::format("{} is {}: {}", what, output.paint(Color::green, "back"), work_text(report)));
-      output.line(
-          output.paint(Color::dim, fmt::format("  frozen {}, {} in all; tracker {}", milliseconds(report.frozen_us),
-                                               milliseconds(output.total_us()), report.tracker)));
-      break;
-    case apply::Fate::untouched:
-      output.line(fmt::format("{} was {} and runs on{}", what, output.paint(Color::yellow, "not touched"),
-                              report.refusals.empty() ? "" : "; what is in the way:"));
-      print_refusals(output, report.refusals);
-      break;
-    case apply::Fate::stopped:
-      output.line(fmt::format("{} is {}, half way back", what, output.paint(Color::red, "left stopped")));
-      break;
-    case apply::Fate::killed:
-      output.line(fmt::format("{} was {}, half way back", what, output.paint(Color::red, "killed")));
-      break;
-  }
-  for (const auto& note : report.notes) output.line("  " + printable(note));
-}
-
-// With --json an error that left the task alone is a report too: programs look at `fate` first.
-Result<rollback::RollbackReport> as_report(Result<rollback::RollbackReport> result, bool json) {
-  if (result || !json) return result;
-  const ErrorKind kind = result.error().kind;
-  if (kind == ErrorKind::system || kind == ErrorKind::task_died) return result;  // who knows what the task is now
-  rollback::RollbackReport report;
-  report.error = std::move(result).error();
-  return report;
-}
-
-Result<rollback::RollbackReport> ask(const Words& words, const rollback::RollbackOptions& options) {
-  const auto key = RELIVE_TRY(task_of(words));
-  const auto registry = RELIVE_TRY(rollback::Registry::open());
-  const auto lock = RELIVE_TRY(registry.lock(key, "relive rollback"));
-  return rollback::ask_for<rollback::RollbackReport>(registry, request(key, options));
-}
-
 Result<ExitCode> run(const Words& words, Output& output) {
-  rollback::RollbackOptions options;
-  options.name = RELIVE_TRY(words.snapshot_name("--to"));
-  options.dry_run = words.has("--dry-run");
-  options.on_failure = words.get("--on-failure") == "kill" ? rollback::OnFailure::kill : rollback::OnFailure::stop;
-  const int pid = RELIVE_TRY(words.pid()).value;
-  const auto report = RELIVE_TRY(as_report(ask(words, options), output.json()));
-  const ExitCode code = verdict(report, options.dry_run);
-  if (report.error) output.explain("relive rollback", *report.error);
-  if (output.json()) {
-    output.line(rollback_json(report, options.name, pid, options.dry_run, output.total_us()));
-    return code;
-  }
-  const std::string what = fmt::format("{} at '{}'", pid, options.name);
-  if (options.dry_run)
-    print_dry_run(output, report, fmt::format("{} to '{}'", pid, options.name));
-  else
-    print(output, report, report.fate == apply::Fate::done ? what : fmt::format("{}", pid));
-  return code;
+  return go_back(words, output, "rollback", words.get("--to"));
+}
+
+std::vector<Option> options() {
+  std::vector<Option> all{
+      {"--to", "SNAPSHOT", "the snapshot's name, or the directory of an image (with a '/')", true, {}}};
+  for (Option& option : way_back_options()) all.push_back(std::move(option));
+  return all;
 }
 
 }  // namespace
@@ -102,13 +27,7 @@ Command rollback_command() {
           "be put back is\n"
           "named, and then nothing is touched. The snapshot stays. Also installed as `rollback`.",
       .positionals = {{"PID", "the process"}},
-      .options = {{"--to", "SNAPSHOT", "the snapshot's name", true, {}},
-                  {"--dry-run", "", "say what would be done, and do nothing", false, {}},
-                  {"--on-failure",
-                   "ACT",
-                   "what becomes of the process if the kernel breaks it off half way (default: stop)",
-                   false,
-                   {"stop", "kill"}}},
+      .options = options(),
       .examples = {{"see what would be done", "relive rollback --to before 1234 --dry-run"},
                    {"go back", "rollback --to before 1234"},
                    {"go back, and let a program read how it went", "rollback --to before 1234 --json"}},

@@ -1,8 +1,6 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
-#include <array>
-#include <climits>
 #include <cstdio>
 #include <optional>
 
@@ -19,26 +17,6 @@ Result<rollback::SnapshotOptions> options_of(const Words& words) {
   options.replace = words.has("--replace");
   if (words.has("--tracker")) options.tracker = RELIVE_TRY(tracking::parse_tracker(words.get("--tracker")));
   return options;
-}
-
-// A keeper answers for the task from now on. A dead one's place is taken.
-Result<void> ensure_keeper(const rollback::Registry& registry, const rollback::TaskKey& key, Output& output) {
-  const bool known = registry.knows(key);
-  const auto connection = registry.connect(key);
-  if (connection) return {};
-  if (connection.error().kind != ErrorKind::not_found) return std::unexpected(connection.error());
-  if (known) output.diagnostic("relive snapshot: " + connection.error().what);
-  return rollback::start_keeper(key);
-}
-
-// The keeper stands elsewhere: it is told the whole path.
-Result<std::string> directory_of(const Words& words) {
-  std::string path = words.get("--out");
-  if (path.empty()) return fail(ErrorKind::usage, "--out needs a directory");
-  if (path.front() == '/') return path;
-  std::array<char, PATH_MAX> here{};
-  if (::getcwd(here.data(), here.size()) == nullptr) return fail_errno("getcwd", "of this command");
-  return fmt::format("{}/{}", here.data(), path);
 }
 
 // How far it is, on a terminal.
@@ -74,11 +52,11 @@ Result<rollback::ImageReport> write_image(const rollback::Registry& registry, co
 Result<ExitCode> run(const Words& words, Output& output) {
   const auto options = RELIVE_TRY(options_of(words));
   std::string directory;
-  if (words.has("--out")) directory = RELIVE_TRY(directory_of(words));
+  if (words.has("--out")) directory = RELIVE_TRY(whole_path(words.get("--out")));
   const auto key = RELIVE_TRY(task_of(words));
   const auto registry = RELIVE_TRY(rollback::Registry::open());
   const auto lock = RELIVE_TRY(registry.lock(key, "relive snapshot"));
-  RELIVE_TRY(ensure_keeper(registry, key, output));
+  RELIVE_TRY(ensure_keeper(registry, key, output, "snapshot"));
   const auto report = RELIVE_TRY(rollback::ask_for<rollback::SnapshotReport>(registry, request(key, options)));
   const auto& info = report.info;
   std::optional<rollback::ImageReport> image;

@@ -3,6 +3,9 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <array>
+#include <climits>
+
 namespace relive::cli {
 
 Result<rollback::TaskKey> task_of(const Words& words) {
@@ -10,6 +13,24 @@ Result<rollback::TaskKey> task_of(const Words& words) {
   if (pid.value == ::getpid())
     return fail(ErrorKind::refused, fmt::format("{} is relive itself", pid.value), "name another task");
   return rollback::identify(pid);
+}
+
+Result<void> ensure_keeper(const rollback::Registry& registry, const rollback::TaskKey& key, Output& output,
+                           std::string_view command) {
+  const bool known = registry.knows(key);
+  const auto connection = registry.connect(key);
+  if (connection) return {};
+  if (connection.error().kind != ErrorKind::not_found) return std::unexpected(connection.error());
+  if (known) output.diagnostic(fmt::format("relive {}: {}", command, connection.error().what));
+  return rollback::start_keeper(key);
+}
+
+Result<std::string> whole_path(const std::string& path) {
+  if (path.empty()) return fail(ErrorKind::usage, "a directory needs a name");
+  if (path.front() == '/') return path;
+  std::array<char, PATH_MAX> here{};
+  if (::getcwd(here.data(), here.size()) == nullptr) return fail_errno("getcwd", "of this command");
+  return fmt::format("{}/{}", here.data(), path);
 }
 
 void print_refusals(Output& output, const std::vector<diff::Refusal>& refusals) {

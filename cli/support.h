@@ -23,6 +23,12 @@ rollback::Request request(const rollback::TaskKey& key, Options options) {
                            std::move(options)};
 }
 
+// A keeper answers for the task from now on. A dead one's place is taken, and `command` says so.
+Result<void> ensure_keeper(const rollback::Registry& registry, const rollback::TaskKey& key, Output& output,
+                           std::string_view command);
+// The keeper stands elsewhere: it is told whole paths.
+Result<std::string> whole_path(const std::string& path);
+
 // "why not" for people, one refusal a line and its hint below.
 void print_refusals(Output& output, const std::vector<diff::Refusal>& refusals);
 

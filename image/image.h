@@ -43,8 +43,14 @@ struct ImagedTask {
   // first has them.
   PageRuns pages;
   PageRuns vdso;  // read: what the vDSO was, if it is told
-  // Read: contents of open memfds: index of the open file -> object of Image::objects.
+  // Read: contents of open memfds: index of the open file -> object of Image::objects; of mapped ones: begin of the
+  // mapping -> object.
   std::map<std::size_t, std::uint32_t> memory_files;
+  std::map<std::uint64_t, std::uint32_t> mapped_objects;
+  // Read: begin of a mapping of a deleted file -> its id, as in Image::ghosts.
+  std::map<std::uint64_t, std::uint32_t> mapped_ghosts;
+  // Read: shared mappings of files of whose contents the image tells nothing.
+  std::vector<AddressRange> untold;
 };
 
 // Shared memory and memfds, by the number of their pagemap-shmem-N.img. Addresses are bytes into the object.
@@ -55,7 +61,17 @@ struct SharedObject {
 // What was in a deleted file.
 struct Ghost {
   std::uint32_t mode = 0;
-  std::uint64_t bytes = 0;
+  std::uint64_t bytes = 0;  // of data in the image
+  std::uint64_t size = 0;   // of the file
+  // Where they are: bytes of the ghost-file, which is one of Image::page_files, and of the deleted one. The rest of
+  // that is holes.
+  struct Piece {
+    std::uint64_t position = 0;
+    std::uint64_t offset = 0;
+    std::uint64_t bytes = 0;
+  };
+  std::uint32_t file = 0;
+  std::vector<Piece> pieces;
 };
 
 // A file that must be there where the image is applied.

@@ -75,6 +75,9 @@ void check_file(const NamedFile& file, Findings& findings) {
 void check_machine(const Image& image, Findings& findings) {
   const std::uint64_t ours = vdso_size();
   for (const ImagedTask& task : image.tasks) check_vdso(image, task, ours, findings);
+}
+
+void check_named_files(const Image& image, Findings& findings) {
   for (const NamedFile& file : image.named_files) check_file(file, findings);
 }
 

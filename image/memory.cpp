@@ -338,7 +338,10 @@ class Reading {
       return 0;
     }
     mapping.name = files_.path_of(file.regular());
-    if (mapping.name.ends_with(kDeleted)) mapping.source = MappingSource::deleted_file;
+    if (mapping.name.ends_with(kDeleted)) {
+      mapping.source = MappingSource::deleted_file;
+      task_.mapped_ghosts[entry.begin()] = at->first;
+    }
     if (mapping.name.starts_with("/dev/") && !mapping.name.starts_with("/dev/shm/"))
       mapping.source = MappingSource::device;
     return 0;

@@ -213,6 +213,10 @@ Result<void> PageFiles::read(const PageRun& run, std::uint64_t first, std::span<
   return files_[run.file]->read(run.offset + first * kPageSize, into);
 }
 
+Result<void> PageFiles::read_bytes(std::uint32_t file, std::uint64_t offset, std::span<std::byte> into) const {
+  return files_[file]->read(offset, into);
+}
+
 PageRuns read_pages(const ImageSource& source, FileKind kind, std::uint64_t number, PageFiles& files,
                     Findings& findings, Budget& budget) {
   Reading reading(kind, number, files, findings, budget);

@@ -32,6 +32,8 @@ class PageFiles {
  public:
   std::uint32_t add(std::unique_ptr<ImageFile> file);
   [[nodiscard]] std::uint64_t size(std::uint32_t file) const { return files_[file]->size(); }
+  // Fills `into` with what lies at `offset`. REQUIRES: it lies inside the file.
+  [[nodiscard]] Result<void> read_bytes(std::uint32_t file, std::uint64_t offset, std::span<std::byte> into) const;
   // Fills `into` with pages of `run` from its page `first` on. REQUIRES: whole pages, inside the run.
   [[nodiscard]] Result<void> read(const PageRun& run, std::uint64_t first, std::span<std::byte> into) const;
 

@@ -70,7 +70,13 @@ class Reading {
       }
       pb::Ghost entry;
       if (!reader.next(entry)) continue;
-      std::uint64_t bytes = 0;
+      Ghost ghost{.mode = entry.mode(), .bytes = 0, .size = entry.size(), .file = 0, .pieces = {}};
+      const auto add = [&](std::uint64_t offset, std::uint64_t bytes) {
+        ghost.pieces.push_back({reader.position(), offset, bytes});
+        ghost.bytes += bytes;
+        ghost.size = std::max(ghost.size, offset + bytes);
+        reader.skip(bytes);
+      };
       if (entry.chunks()) {
         pb::GhostChunk chunk;
         while (reader.next(chunk)) {
@@ -79,13 +85,18 @@ class Reading {
                                        chunk.offset(), reader.rest()));
             break;
           }
-          bytes += chunk.length();
-          reader.skip(chunk.length());
+          if (!budget_.take_model(sizeof(Ghost::Piece))) {
+            reader.damaged("has more chunks than relive takes in");
+            break;
+          }
+          add(chunk.offset(), chunk.length());
         }
-      } else {
-        bytes = reader.rest();
+      } else if (reader.rest() != 0) {
+        add(0, reader.rest());
       }
-      image_.ghosts[remap.file()] = {entry.mode(), bytes};
+      if (ghost.size >> 62 != 0) reader.damaged(fmt::format("a deleted file of {:#x} bytes", ghost.size));
+      ghost.file = image_.page_files.add(reader.take_file());
+      image_.ghosts[remap.file()] = std::move(ghost);
     }
   }
 
@@ -161,6 +172,16 @@ class Reading {
     const auto at = parts_.memories.find(pid);
     if (at == parts_.memories.end()) return;
     const std::vector<ObjectUse> uses = memory_from(at->second, extra, files, task);
+    const auto& all = task.task.memory.mappings;
+    std::vector<bool> told(all.size(), false);
+    for (const ObjectUse& use : uses) {
+      told[use.mapping] = true;
+      task.mapped_objects[all[use.mapping].range.begin] = use.object;
+    }
+    for (std::size_t i = 0; i < all.size(); ++i)
+      if (!told[i] && all[i].shared &&
+          (all[i].source == model::MappingSource::file || all[i].source == model::MappingSource::deleted_file))
+        task.untold.push_back(all[i].range);
     // Of tasks that share their memory, one has the pages.
     if (task.shared.memory != 0 && !memories_.insert(task.shared.memory).second) return;
     PageRuns pages = read_pages(source_, FileKind::pagemap, pid, image_.page_files, findings_, budget_);

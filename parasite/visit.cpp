@@ -635,6 +635,7 @@ Result<task::FrozenTask> Visit::fork_task(const Fork& fork) {
   const RemoteFd handle = RELIVE_TRY(spare_descriptor());
   RELIVE_TRY(record_end_of(handle, fork));
   bool choose = true;
+  const std::uint64_t patience_ns = now_ns() + 5'000'000'000;
   for (int attempt = 0; attempt < kIdTries; ++attempt) {
     const std::int64_t made = RELIVE_TRY(make_child(fork, choose, handle));
     if (made > 0) {
@@ -657,6 +658,11 @@ Result<task::FrozenTask> Visit::fork_task(const Fork& fork) {
                         static_cast<int>(-made));
     }
     choose = false;
+    // What was announced, whoever forks next gets; it may be a short life.
+    while (attempt != 0 && ::kill(fork.pid.value, 0) == 0 && now_ns() < patience_ns) {
+      const timespec pause{.tv_sec = 0, .tv_nsec = 1'000'000};
+      ::nanosleep(&pause, nullptr);
+    }
     RELIVE_TRY(announce_id(fork.pid.value, what));
   }
   return fail(ErrorKind::refused, fmt::format("the id of {} could not be had again in {} tries", what, kIdTries),

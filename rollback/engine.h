@@ -72,7 +72,8 @@ struct SnapshotOptions {
 };
 
 struct RollbackOptions {
-  std::string name;
+  std::string name{};   // of a snapshot, or else ...
+  std::string image{};  // ... the directory of an image, absolute
   bool dry_run = false;
   OnFailure on_failure = OnFailure::stop;
 };
@@ -86,7 +87,8 @@ class Engine {
   ~Engine();
 
   Result<SnapshotReport> snapshot(const SnapshotOptions& options);
-  // An unknown name or a task that is gone is an Error; everything that happened to the task is in the report.
+  // To a snapshot, or to an image. An unknown name or a task that is gone is an Error; everything that happened to the
+  // task is in the report.
   Result<RollbackReport> rollback(const RollbackOptions& options);
   Result<DiffReport> diff(std::string_view name);
   [[nodiscard]] std::vector<SnapshotInfo> list() const;
@@ -105,6 +107,7 @@ class Engine {
 
  private:
   struct State;
+  Result<RollbackReport> apply(const RollbackOptions& options);
   explicit Engine(std::unique_ptr<State> state);
   std::unique_ptr<State> state_;
 };

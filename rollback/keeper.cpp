@@ -52,7 +52,7 @@ struct Serve {
     return engine.snapshot(options);
   }
   Result<Answer> operator()(const RollbackOptions& options) const {
-    RELIVE_TRY(require(engine, options.name));
+    if (options.image.empty()) RELIVE_TRY(require(engine, options.name));
     return engine.rollback(options);
   }
   Result<Answer> operator()(const DiffOptions& options) const {
@@ -124,8 +124,15 @@ void reap(std::vector<ImageWriter>& writers, Engine& engine) {
   });
 }
 
+// May nothing be left to keep once it is answered?
+bool may_be_last(const Request& request) {
+  const auto* const rollback = std::get_if<RollbackOptions>(&request.command);
+  return std::holds_alternative<SnapshotOptions>(request.command) ||
+         std::holds_alternative<DropOptions>(request.command) || (rollback != nullptr && !rollback->image.empty());
+}
+
 // One client that has begun to speak, to its end. Whatever it sends or fails to send harms only itself. Was it a
-// request to change the snapshots?
+// request behind which nothing may be left to keep?
 bool attend(UniqueFd connection, const TaskKey& key, Engine& engine, std::vector<ImageWriter>& writers) {
   ::setsockopt(connection.get(), SOL_SOCKET, SO_RCVTIMEO, &kFramePatience, sizeof kFramePatience);
   ::setsockopt(connection.get(), SOL_SOCKET, SO_SNDTIMEO, &kFramePatience, sizeof kFramePatience);
@@ -150,8 +157,7 @@ bool attend(UniqueFd connection, const TaskKey& key, Engine& engine, std::vector
   if (!request) log_debug("keeper: " + request.error().text());
   if (const auto sent = send_frame(connection.get(), encode(answer)); !sent)
     log_debug("keeper: " + sent.error().text());
-  return request && (std::holds_alternative<SnapshotOptions>(request->command) ||
-                     std::holds_alternative<DropOptions>(request->command));
+  return request && may_be_last(*request);
 }
 
 struct Keeper {

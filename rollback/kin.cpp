@@ -68,14 +68,12 @@ class Forking {
                                      .flags = flags,
                                      .child_signal_pending = RELIVE_TRY(child_signal_pending(Pid{actor_.number})),
                                      .takes_place_of_zombie = left_status.has_value()}));
-    const auto [at, fresh] = stay_.blanks().emplace(
-        fork.child,
-        Stay::Blank{.task = std::move(task),
-                    .member = nullptr,
-                    .session = {},
-                    .left_status = left_status,
-                    .turn = stay_.blanks().size(),
-                    .visit = {}});
+    const auto [at, fresh] = stay_.blanks().emplace(fork.child, Stay::Blank{.task = std::move(task),
+                                                                            .member = nullptr,
+                                                                            .session = {},
+                                                                            .left_status = left_status,
+                                                                            .turn = stay_.blanks().size(),
+                                                                            .visit = {}});
     return move_in(at->second, parent);
   }
   Result<void> operator()(const diff::StartSession&) { return call("setsid", SYS_setsid, {}); }

@@ -166,6 +166,7 @@ struct PutCommand {
   void operator()(const RollbackOptions& options) const {
     auto& message = *out.mutable_rollback();
     message.set_name(options.name);
+    message.set_image(options.image);
     message.set_dry_run(options.dry_run);
     message.set_kill_on_failure(options.on_failure == OnFailure::kill);
   }
@@ -335,8 +336,9 @@ Result<Request> decode_request(std::string_view bytes) {
       request.command = RELIVE_TRY(take(message.snapshot()));
       return request;
     case protocol::Request::kRollback:
-      request.command = RollbackOptions{message.rollback().name(), message.rollback().dry_run(),
-                                        message.rollback().kill_on_failure() ? OnFailure::kill : OnFailure::stop};
+      request.command =
+          RollbackOptions{message.rollback().name(), message.rollback().image(), message.rollback().dry_run(),
+                          message.rollback().kill_on_failure() ? OnFailure::kill : OnFailure::stop};
       return request;
     case protocol::Request::kDiff:
       request.command = DiffOptions{message.diff().name()};

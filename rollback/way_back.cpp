@@ -67,10 +67,11 @@ Result<void> look_at(Stay& stay, const Snapshot& wanted, std::size_t index, capt
       read_task(*visit, known ? &member.last_memory : nullptr, maps, blank ? capture::Depth::full : depth, stopwatch));
   // A blank task is a copy of another one: every page is compared with what is wanted.
   const tracking::PageMap& in_place = blank ? wanted.parts[index].pages : member.current;
-  living.changed[index] =
-      tracking::subtract(RELIVE_TRY(member.tracker->changed(
-                             *visit, own_part(task.memory, wanted.parts[index].not_its_own), in_place, *member.store)),
-                         wanted.parts[index].not_its_own);
+  if (member.tracker)  // else nothing is known of its pages (an image is applied)
+    living.changed[index] = tracking::subtract(
+        RELIVE_TRY(member.tracker->changed(*visit, own_part(task.memory, wanted.parts[index].not_its_own), in_place,
+                                           *member.store)),
+        wanted.parts[index].not_its_own);
   living.tasks[index] = std::move(task);
   stopwatch.lap("scan");
   return {};
@@ -90,19 +91,24 @@ const tracking::PageMap& in_place(Stay& stay, const Snapshot& wanted, std::size_
   return stay.present().at(pid).member->current;
 }
 
+tracking::PagePlan pages_of(Stay& stay, const Snapshot& wanted, const Living& living, std::size_t index,
+                            const diff::MemoryPlan& memory) {
+  const TaskPart& part = wanted.parts[index];
+  return tracking::plan_pages(part.pages, in_place(stay, wanted, index), living.changed[index],
+                              tracking::subtract(memory.kept, part.not_its_own),
+                              tracking::subtract(memory.made, part.not_its_own));
+}
+
 TaskPlan plan_task(Stay& stay, const Snapshot& wanted, const Living& living, std::size_t index,
                    const diff::TreePlan& tree) {
   const model::Task& task = wanted.tree.tasks[index];
   const model::Task& now = *living.tasks[index];
-  const TaskPart& part = wanted.parts[index];
   TaskPlan plan;
   plan.threads = diff::plan_threads(task.threads, now.threads);
   plan.changed_threads = plan.threads.changed;
   plan.memory = diff::plan_memory(task.memory, now.memory);
   plan.process = diff::plan_process(task.process, now.process, ids_of(now.threads), loses_children(tree, task.pid));
-  plan.pages = tracking::plan_pages(part.pages, in_place(stay, wanted, index), living.changed[index],
-                                    tracking::subtract(plan.memory.kept, part.not_its_own),
-                                    tracking::subtract(plan.memory.made, part.not_its_own));
+  plan.pages = pages_of(stay, wanted, living, index, plan.memory);
   return plan;
 }
 
@@ -221,6 +227,11 @@ Result<bool> wake(Stay& stay, const Snapshot& wanted, Living& living, const Plan
   return any;
 }
 
+void plan_pages(Stay& stay, const Snapshot& wanted, const Living& living, Plan& plan) {
+  for (std::size_t index = 0; index < plan.tasks.size(); ++index)
+    if (plan.tasks[index]) plan.tasks[index]->pages = pages_of(stay, wanted, living, index, plan.tasks[index]->memory);
+}
+
 std::vector<diff::Refusal> Plan::refusals() const {
   std::vector<diff::Refusal> all = tree.refusals;
   append(all, not_carried_out(tree));
@@ -331,7 +342,8 @@ class Passing {
                                     living_.tasks[i]->threads);
     }));
     const auto tables = workshops();
-    const auto holders = tables_of(stay_, wanted_);
+    std::vector<parasite::Visit*> holders;
+    for (const capture::Table& table : tables_of(stay_, wanted_)) holders.push_back(table.visit);
     RELIVE_TRY(
         apply::prepare_descriptors(tables, plan_.descriptors, wanted_.tree.descriptors, living_.descriptors, holders));
     RELIVE_TRY(each([&](std::size_t i, Bench& bench) -> Result<void> {

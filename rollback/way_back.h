@@ -67,6 +67,8 @@ Result<bool> wake(Stay& stay, const Snapshot& wanted, Living& living, const Plan
                   std::optional<parasite::TreeAgreement>& agreement, capture::Depth depth, Stopwatch& stopwatch);
 // Completes a plan whose tree is known: for tasks that have none yet, and descriptors.
 void plan_again(Stay& stay, const Snapshot& wanted, const Living& living, Plan& plan);
+// Plans the pages again, and nothing else: more is known of them now.
+void plan_pages(Stay& stay, const Snapshot& wanted, const Living& living, Plan& plan);
 
 // What a way back has done, for the engine.
 struct Passage {

@@ -113,17 +113,17 @@ struct PageStore::State {
   }
 
   // Copies the pages of one batch. `pieces` are in order, together at most kBatchPages.
-  Result<void> save_batch(const task::FrozenTask& task, std::span<const AddressRange> pieces, const Ranges& zero_backed,
+  Result<void> save_batch(const Reader& read, std::span<const AddressRange> pieces, const Ranges& zero_backed,
                           std::span<std::byte> buffer, SlotTape& tape, std::vector<PageRun>& out) const;
 };
 
-Result<void> PageStore::State::save_batch(const task::FrozenTask& task, std::span<const AddressRange> pieces,
+Result<void> PageStore::State::save_batch(const Reader& read, std::span<const AddressRange> pieces,
                                           const Ranges& zero_backed, std::span<std::byte> buffer, SlotTape& tape,
                                           std::vector<PageRun>& out) const {
   std::uint64_t total = 0;
   for (const AddressRange& piece : pieces) total += piece.size();
   buffer = buffer.first(total);
-  RELIVE_TRY(read_pieces(task, pieces, buffer));
+  RELIVE_TRY(read(pieces, buffer));
   for (const AddressRange& piece : pieces) {
     const Ranges may_skip = intersect({piece}, zero_backed);
     std::size_t skip = 0;
@@ -251,6 +251,13 @@ Result<void> PageStore::grow(parasite::Visit& visit, std::uint64_t slots) {
 }
 
 Result<std::vector<PageRun>> PageStore::save(parasite::Visit& visit, const Ranges& ranges, const Ranges& zero_backed) {
+  return take_in(visit, ranges, zero_backed, [&](std::span<const AddressRange> pieces, std::span<std::byte> into) {
+    return read_pieces(visit.task(), pieces, into);
+  });
+}
+
+Result<std::vector<PageRun>> PageStore::take_in(parasite::Visit& visit, const Ranges& ranges, const Ranges& zero_backed,
+                                                const Reader& read) {
   const std::uint64_t pages = count_pages(ranges);
   if (pages == 0) return std::vector<PageRun>{};
   if (state_->slots.free_pages() < pages) RELIVE_TRY(grow(visit, state_->slots.used() + pages));
@@ -265,7 +272,7 @@ Result<std::vector<PageRun>> PageStore::save(parasite::Visit& visit, const Range
   std::uint64_t batched = 0;
   Result<void> saved;
   const auto flush = [&] {
-    saved = state_->save_batch(visit.task(), batch, zero_backed, buffer, tape, out);
+    saved = state_->save_batch(read, batch, zero_backed, buffer, tape, out);
     batch.clear();
     batched = 0;
   };

@@ -6,6 +6,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <vector>
@@ -33,6 +34,11 @@ class PageStore {
   // them to give them up. The task's window is faulted in, so that a rollback need not. On failure the store is as
   // before. May move the window (address_in_task) when the store has to grow.
   Result<std::vector<PageRun>> save(parasite::Visit& visit, const Ranges& ranges, const Ranges& zero_backed = {});
+
+  // The same for pages that come from elsewhere: `read` fills in those of `pieces`, one behind the other.
+  using Reader = std::function<Result<void>(std::span<const AddressRange> pieces, std::span<std::byte> into)>;
+  Result<std::vector<PageRun>> take_in(parasite::Visit& visit, const Ranges& ranges, const Ranges& zero_backed,
+                                       const Reader& read);
 
   // One more / one fewer map uses these slots. A slot that loses its last user is free; its memory is given back, but
   // for a few MiB. Retain the new before you release the old.

@@ -19,6 +19,7 @@
 #include "faults/tree_victim.h"
 #include "faults/victim.h"
 #include "rollback/engine.h"
+#include "rollback/image_out.h"
 
 namespace relive {
 namespace {
@@ -73,6 +74,29 @@ class Subject {
   Child child_;
 };
 
+// What is gone back to: a snapshot, or an image of it.
+class Goal {
+ public:
+  explicit Goal(bool image) : image_(image) {}
+  [[nodiscard]] Result<void> take(Engine& engine) const {
+    RELIVE_TRY(engine.snapshot({.name = kName, .replace = false, .tracker = {}}));
+    if (!image_) return {};
+    RELIVE_TRY(rollback::write_snapshot(RELIVE_TRY(engine.parts(kName)), directory(), {}));
+    return {};
+  }
+  // Lets go of what an image does not need.
+  [[nodiscard]] Result<void> forget(Engine& engine) const { return image_ ? engine.drop_all() : Result<void>(); }
+  [[nodiscard]] Result<rollback::RollbackReport> go_back(Engine& engine) const {
+    if (image_) return engine.rollback({.image = directory()});
+    return engine.rollback({.name = kName});
+  }
+
+ private:
+  [[nodiscard]] std::string directory() const { return scratch_.path() + "/image"; }
+  bool image_;
+  Scratch scratch_;
+};
+
 class FaultsTest : public ::testing::TestWithParam<RunVictim> {};
 
 std::string name_of(const ::testing::TestParamInfo<RunVictim>& victim) {
@@ -83,11 +107,16 @@ INSTANTIATE_TEST_SUITE_P(Of, FaultsTest,
                          ::testing::Values(testing::run_victim, testing::run_kinds_victim, testing::run_tree_victim),
                          name_of);
 
-TEST_P(FaultsTest, EveryFailureLeavesTheTaskAsItWas) {
-  const Subject subject(GetParam());
+// From images; of the other victims none are written yet.
+class ImageFaultsTest : public ::testing::TestWithParam<RunVictim> {};
+INSTANTIATE_TEST_SUITE_P(Of, ImageFaultsTest, ::testing::Values(testing::run_victim), name_of);
+
+// The keeper stays: where the parasite is put in anew it leaves its traces on the unused part of a stack.
+void fail_everywhere(RunVictim run, const Goal& goal) {
+  const Subject subject(run);
   auto engine = Engine::open(subject.pid());
   ASSERT_TRUE(engine.has_value()) << engine.error().text();
-  const auto taken = (*engine)->snapshot({.name = kName, .replace = false, .tracker = {}});
+  const auto taken = goal.take(**engine);
   ASSERT_TRUE(taken.has_value()) << taken.error().text();
   ASSERT_EQ(subject.ask(testing::kJudge), testing::kBack) << subject.complaints();
   ASSERT_EQ(subject.ask(testing::kWreck), 'y');
@@ -98,7 +127,7 @@ TEST_P(FaultsTest, EveryFailureLeavesTheTaskAsItWas) {
     ASSERT_LT(point, kMostPoints);
     const auto before = testing::look_at(subject.pid());
     arm_faults({.action = FaultPlan::Action::fail, .at = point});
-    const auto report = (*engine)->rollback({.name = kName});
+    const auto report = goal.go_back(**engine);
     const bool hit = faults_passed() > point;
     const std::string where = "point " + std::to_string(point) + ", " + last_fault_point();
     arm_faults({});
@@ -119,22 +148,24 @@ TEST_P(FaultsTest, EveryFailureLeavesTheTaskAsItWas) {
     ASSERT_EQ(subject.ask(testing::kWreck), 'y');
   }
   EXPECT_GT(failed, 5U);
-  RecordProperty("points_failed", static_cast<int>(failed));
+  ::testing::Test::RecordProperty("points_failed", static_cast<int>(failed));
 }
+
+TEST_P(FaultsTest, EveryFailureLeavesTheTaskAsItWas) { fail_everywhere(GetParam(), Goal(false)); }
+TEST_P(ImageFaultsTest, EveryFailureLeavesTheTaskAsItWas) { fail_everywhere(GetParam(), Goal(true)); }
 
 // The engine in a process of its own, to be killed.
 class Keeper {
  public:
   // `arm`: called in that process right before the rollback.
-  Keeper(model::Pid pid, const std::function<void()>& arm)
-      : child_([pid, arm](ChildEnd end) -> int {
+  Keeper(model::Pid pid, const Goal& goal, const std::function<void()>& arm)
+      : child_([pid, &goal, arm](ChildEnd end) -> int {
           auto engine = Engine::open(pid);
-          const bool good =
-              engine.has_value() && (*engine)->snapshot({.name = kName, .replace = false, .tracker = {}}).has_value();
+          const bool good = engine.has_value() && goal.take(**engine).has_value() && goal.forget(**engine).has_value();
           end.say(good ? 'y' : 'n');
           if (!good || end.hear() != 'g') return 3;
           arm();
-          return complain_unless_done((*engine)->rollback({.name = kName}));
+          return complain_unless_done(goal.go_back(**engine));
         }) {
     EXPECT_EQ(child_.first_word(), 'y');
   }
@@ -176,10 +207,11 @@ struct Aftermath {
 };
 
 // A wrecked victim is rolled back by a keeper that dies as `arm` says.
-void let_die(RunVictim run, const std::function<void()>& arm, Aftermath& out) {
+void let_die(RunVictim run, bool image, const std::function<void()>& arm, Aftermath& out) {
   const Subject subject(run);
   {
-    Keeper keeper(subject.pid(), arm);
+    const Goal goal(image);
+    Keeper keeper(subject.pid(), goal, arm);
     ASSERT_EQ(subject.ask(testing::kWreck), 'y');
     out.killed = keeper.roll_back();
   }
@@ -201,15 +233,15 @@ void let_die(RunVictim run, const std::function<void()>& arm, Aftermath& out) {
   ASSERT_EQ(subject.ask(testing::kJudge), testing::kBack) << subject.complaints();
 }
 
-TEST_P(FaultsTest, TheKeepersDeathUndoesOrCommits) {
+void kill_everywhere(RunVictim run, bool image) {
   bool at_snapshot = false;
   std::uint64_t undone = 0;
   for (std::uint64_t point = 0;; ++point) {
     ASSERT_LT(point, kMostPoints);
     SCOPED_TRACE("killed at point " + std::to_string(point));
     Aftermath aftermath;
-    let_die(GetParam(), [point] { arm_faults({.action = FaultPlan::Action::kill, .at = point}); }, aftermath);
-    if (HasFatalFailure()) return;
+    let_die(run, image, [point] { arm_faults({.action = FaultPlan::Action::kill, .at = point}); }, aftermath);
+    if (::testing::Test::HasFatalFailure()) return;
     const bool back = aftermath.verdict == testing::kBack;
     ASSERT_TRUE(back || !at_snapshot) << "an earlier death had committed already";
     at_snapshot = back;
@@ -220,6 +252,9 @@ TEST_P(FaultsTest, TheKeepersDeathUndoesOrCommits) {
   EXPECT_GT(undone, 5U);
 }
 
+TEST_P(FaultsTest, TheKeepersDeathUndoesOrCommits) { kill_everywhere(GetParam(), false); }
+TEST_P(ImageFaultsTest, TheKeepersDeathUndoesOrCommits) { kill_everywhere(GetParam(), true); }
+
 // Between the points, too: the moment is left to a timer, so that which step it hits differs from run to run.
 TEST_P(FaultsTest, TheKeeperMayDieAtAnyMoment) {
   constexpr suseconds_t kStepUs = 60;
@@ -227,7 +262,7 @@ TEST_P(FaultsTest, TheKeeperMayDieAtAnyMoment) {
   for (int round = 0; round < kRounds; ++round) {
     SCOPED_TRACE("killed after " + std::to_string(round * kStepUs) + " us");
     Aftermath aftermath;
-    let_die(GetParam(), [round] { end_after(1 + round * kStepUs); }, aftermath);
+    let_die(GetParam(), false, [round] { end_after(1 + round * kStepUs); }, aftermath);
     if (HasFatalFailure()) return;
   }
 }

@@ -16,6 +16,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   const image::Image image = image::read_image(*source, findings);
   image::Findings machine;
   image::check_machine(image, machine);
+  image::check_named_files(image, machine);
   for (const image::Finding& finding : findings.all())
     if (text(finding).empty()) std::abort();
   if (findings.any_damage()) return 0;

@@ -1,5 +1,6 @@
-// Puppets: processes below a subreaper of their own that make one system call at a time, as they are told; and a tree of
-// them that does as the simulator of the kernel's rules does (tests/unit/kernel_simulator.h), and is compared with it.
+// Puppets: processes below a subreaper of their own that make one system call at a time, as they are told; and a tree
+// of them that does as the simulator of the kernel's rules does (tests/unit/kernel_simulator.h), and is compared with
+// it.
 #pragma once
 
 #include <fcntl.h>
@@ -35,9 +36,7 @@ namespace relive::testing {
 
 inline int or_errno(long result) { return result < 0 ? -errno : static_cast<int>(result); }
 
-inline UniqueFd open_pidfd(pid_t pid) {
-  return UniqueFd(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
-}
+inline UniqueFd open_pidfd(pid_t pid) { return UniqueFd(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0))); }
 
 // Readable: it is dead.
 inline void await_end(int pidfd) {
@@ -189,8 +188,8 @@ class Stage {
   UniqueFd from_;
 };
 
-// One tree, by the simulator and by puppets. In the simulator init (1) stands for the master, which is a subreaper, leads
-// its session and group, and waits for all it gets.
+// One tree, by the simulator and by puppets. In the simulator init (1) stands for the master, which is a subreaper,
+// leads its session and group, and waits for all it gets.
 class PuppetTree {
  public:
   static constexpr pid_t kRoot = 100;  // in the simulator

@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""usage: images.py [--crit] VICTIM... [--build DIR]
+"""usage: images.py [--crit|--apply] VICTIM... [--build DIR]
 
 A snapshot of each victim is written to a directory: what show tells of the directory is what it tells of the snapshot, check finds
 nothing wrong, and the victim works as ever, and is taken back. With --crit: each of CRIU's files in it, decoded and encoded by crit, is
-what it was, to the byte.
+what it was, to the byte. With --apply: the victim, wrecked, becomes what the directory says.
 """
 
+import json
 import pathlib
 import shutil
 import subprocess
@@ -25,6 +26,8 @@ REFUSED = {
     "udp_sockets": "cannot be part of an image",
     "descriptors_in_flight": "cannot be part of an image",
 }
+# What an image does not have: files with a name. Those that lose it and are closed cannot be had again.
+GONE = {"regular_files": "deleted_later"}
 SHOWN = ("process", "thread_list", "mapping_list", "descriptor_list", "threads", "mappings", "descriptors")
 
 
@@ -53,6 +56,63 @@ def round_trip(scene, name, directory):
         harness.expect(decoded.returncode == 0, f"{name}: crit decode {path.name}: {decoded.stderr.decode()[-500:]}")
         encoded = subprocess.run(["crit", "encode"], input=decoded.stdout, capture_output=True)
         harness.expect(encoded.stdout == path.read_bytes(), f"{name}: {path.name} is another one after crit decode and encode")
+
+
+def again_by_crit(directory, pid):
+    """Every file of CRIU's, decoded and encoded; of threads one."""
+    for path in sorted(directory.glob("*.img")):
+        if path.name.startswith(("pages-", "relive-")) or path.name.startswith("core-") and path.name != f"core-{pid}.img":
+            continue
+        decoded = subprocess.run(["crit", "decode", "-i", path], capture_output=True, check=True)
+        path.write_bytes(subprocess.run(["crit", "encode"], input=decoded.stdout, capture_output=True, check=True).stdout)
+
+
+def apply(scene, name, directory, pid):
+    report = scene.relive("apply", directory, pid)
+    harness.expect_equal(f"{name}: fate", report["fate"], "done")
+    return report
+
+
+def cannot_be_had(scene, name, victim, directory, tracker):
+    """Refused by name, and nothing is touched; the snapshot holds it."""
+    scene.snapshot(victim.pid, "a", tracker, "--out", directory)
+    victim.wreck(0)
+    before = victim.task.maps(), victim.task.descriptors()
+    status, out, _ = scene.run(scene.build / "bin/relive", "apply", directory, victim.pid, "--json")
+    harness.expect_equal(f"{name}: exit status", status, 1)
+    report = json.loads(out)
+    harness.expect_equal(f"{name}: fate", report["fate"], "untouched")
+    harness.expect(any(GONE[name] in refusal["object"] for refusal in report["refusals"]), f"{name}: {report['refusals']}")
+    harness.expect_equal(f"{name}: mappings and descriptors", (victim.task.maps(), victim.task.descriptors()), before)
+    scene.rollback(victim.pid, "a")
+    victim.verify(0)
+    scene.drop(victim.pid)
+
+
+def applies(scene, name, victim, directory, tracker):
+    """From disk: with the snapshot still kept, and without; another time; what crit has written again."""
+    scene.snapshot(victim.pid, "a", tracker, "--out", directory)
+    for kept in (True, True, False, False):
+        if not kept and scene.keepers():
+            scene.drop(victim.pid)
+        victim.wreck(0)
+        dry = scene.relive("apply", directory, victim.pid, "--dry-run")
+        harness.expect_equal(f"{name}: refusals of a dry run", dry["refusals"], [])
+        apply(scene, name, directory, victim.pid)
+        victim.verify(0)
+        if kept:
+            victim.wreck(0)
+            scene.rollback(victim.pid, "a")
+            victim.verify(0)
+    harness.expect(scene.wait_for_keepers(10), f"{name}: a keeper stays with nothing to keep")
+    if shutil.which("crit") and name not in NEWER_THAN_CRIT:
+        again_by_crit(directory, victim.pid)
+        victim.wreck(0)
+        apply(scene, name, directory, victim.pid)
+        victim.verify(0)
+    harness.expect(scene.wait_for_keepers(10), f"{name}: a keeper stays with nothing to keep")
+    left = [line for line in victim.task.maps() if "relive" in line or "userfaultfd" in line]
+    harness.expect(not left, f"{name}: left in maps: {left}")
 
 
 def refuses(scene, name, victim, directory, tracker):
@@ -97,7 +157,7 @@ def test(scene, tracker, words):
     if words.crit and getattr(words, "done", False):
         return  # what is written does not depend on the tracker
     words.done = True
-    if not words.crit:
+    if not words.crit and not words.apply:
         trees_are_refused(scene, tracker)
     for name in words.names:
         if words.crit and name in NEWER_THAN_CRIT:
@@ -111,7 +171,15 @@ def test(scene, tracker, words):
         scene.pid = victim.pid
         directory = scene.directory / f"image-{name}"
         if name in REFUSED:
+            if words.apply:
+                harness.end_process(victim.process)
+                continue
             refuses(scene, name, victim, directory, tracker)
+            continue
+        if words.apply:
+            (cannot_be_had if name in GONE else applies)(scene, name, victim, directory, tracker)
+            harness.end_process(victim.process)
+            shutil.rmtree(directory)
             continue
         scene.snapshot(victim.pid, "a", tracker, "--out", directory)
         if words.crit:
@@ -127,4 +195,4 @@ def test(scene, tracker, words):
 
 
 if __name__ == "__main__":
-    harness.main(test, ("--crit", {"action": "store_true"}), ("names", {"nargs": "+"}))
+    harness.main(test, ("--crit", {"action": "store_true"}), ("--apply", {"action": "store_true"}), ("names", {"nargs": "+"}))

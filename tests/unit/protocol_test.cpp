@@ -10,7 +10,7 @@ namespace relive::rollback {
 namespace {
 
 TEST(Protocol, RequestsComeBackAsTheyWere) {
-  const Request request{{{42}, 4711}, "fail:3", RollbackOptions{"before", true, OnFailure::kill}};
+  const Request request{{{42}, 4711}, "fail:3", RollbackOptions{"before", "/image", true, OnFailure::kill}};
   const auto back = decode_request(encode(request));
   ASSERT_TRUE(back.has_value()) << back.error().text();
   EXPECT_EQ(back->key, request.key);
