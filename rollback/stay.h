@@ -36,6 +36,7 @@ class Stay {
     Member* member = nullptr;                  // null: it is to be a zombie
     std::optional<parasite::Session> session;  // of one that is to be a zombie
     std::optional<int> left_status;            // it stands where a zombie stood, which had this status
+    bool executed = false;                     // it has memory of its own program, and not its parent's
     std::optional<parasite::Visit> visit;
   };
 
@@ -58,6 +59,7 @@ class Stay {
   // Of a living task or of a blank one; null if there is none.
   [[nodiscard]] parasite::Visit* visit(model::Pid pid);
   [[nodiscard]] task::FrozenTask* task(model::Pid pid);
+  [[nodiscard]] Member* member(model::Pid pid);
   [[nodiscard]] std::map<diff::Actor, Blank>& blanks() { return blanks_; }
 
   // Lets a blank task go its way to its end, and waits until it is a zombie.

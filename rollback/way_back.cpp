@@ -12,7 +12,6 @@
 #include "base/fault.h"
 #include "capture/descriptors.h"
 #include "capture/forest.h"
-#include "diff/credentials.h"
 #include "rollback/kin.h"
 #include "rollback/living.h"
 #include "rollback/shared_memory.h"
@@ -32,16 +31,29 @@ std::vector<model::Tid> ids_of(const std::vector<model::Thread>& threads) {
   return ids;
 }
 
+// The tasks born since, in the order of their tables.
+std::vector<parasite::Visit*> born_since(Stay& stay, const Snapshot& wanted) {
+  std::vector<parasite::Visit*> out;
+  for (auto& [pid, present] : stay.present()) {
+    const bool known = std::ranges::find(wanted.tree.tasks, pid, &model::Task::pid) != wanted.tree.tasks.end();
+    if (!known && present.visit) out.push_back(&*present.visit);
+  }
+  return out;
+}
+
 // Who has the tables: those of the snapshot's tasks by their numbers, behind them those of tasks born since.
 std::vector<parasite::Visit*> tables_of(Stay& stay, const Snapshot& wanted) {
   std::vector<parasite::Visit*> tables(wanted.tables());
   for (const model::Task& task : wanted.tree.tasks)
     if (tables[task.table] == nullptr) tables[task.table] = stay.visit(task.pid);
-  for (auto& [pid, present] : stay.present()) {
-    const bool known = std::ranges::find(wanted.tree.tasks, pid, &model::Task::pid) != wanted.tree.tasks.end();
-    if (!known && present.visit) tables.push_back(&*present.visit);
-  }
+  append(tables, born_since(stay, wanted));
   return tables;
+}
+
+// A blank task is a copy of another one: every page is compared with what is wanted.
+const tracking::PageMap& pages_in_place(Stay& stay, const Snapshot& wanted, std::size_t index) {
+  const model::Pid pid = wanted.tree.tasks[index].pid;
+  return stay.blanks().contains(diff::task_actor(pid)) ? wanted.parts[index].pages : stay.member(pid)->current;
 }
 
 Result<void> look_at(Stay& stay, const Snapshot& wanted, std::size_t index, capture::Depth depth, Living& living,
@@ -50,13 +62,12 @@ Result<void> look_at(Stay& stay, const Snapshot& wanted, std::size_t index, capt
   parasite::Visit* const visit = stay.visit(pid);
   if (visit == nullptr) return {};
   const bool blank = stay.blanks().contains(diff::task_actor(pid));
-  Member& member = blank ? *stay.blanks().at(diff::task_actor(pid)).member : *stay.present().at(pid).member;
+  Member& member = *stay.member(pid);
   const bool known = !blank && !member.last_memory.maps_text.empty();
   const std::string maps = blank ? std::string() : stay.present().at(pid).maps_text;
   model::Task task = RELIVE_TRY(
       read_task(*visit, known ? &member.last_memory : nullptr, maps, blank ? capture::Depth::full : depth, stopwatch));
-  // A blank task is a copy of another one: every page is compared with what is wanted.
-  const tracking::PageMap& in_place = blank ? wanted.parts[index].pages : member.current;
+  const tracking::PageMap& in_place = pages_in_place(stay, wanted, index);
   living.changed[index] =
       tracking::subtract(RELIVE_TRY(member.tracker->changed(
                              *visit, own_part(task.memory, wanted.parts[index].not_its_own), in_place, *member.store)),
@@ -74,57 +85,24 @@ Result<void> look_at_descriptors(Stay& stay, const Snapshot& wanted, Living& liv
   return {};
 }
 
-const tracking::PageMap& in_place(Stay& stay, const Snapshot& wanted, std::size_t index) {
-  const model::Pid pid = wanted.tree.tasks[index].pid;
-  if (stay.blanks().contains(diff::task_actor(pid))) return wanted.parts[index].pages;
-  return stay.present().at(pid).member->current;
-}
-
 TaskPlan plan_task(Stay& stay, const Snapshot& wanted, const Living& living, std::size_t index,
                    const diff::TreePlan& tree) {
   const model::Task& task = wanted.tree.tasks[index];
   const model::Task& now = *living.tasks[index];
   const TaskPart& part = wanted.parts[index];
   TaskPlan plan;
-  plan.threads = diff::plan_threads(task.threads, now.threads);
+  const auto blank = stay.blanks().find(diff::task_actor(task.pid));
+  plan.threads = diff::plan_threads(task.threads, now.threads, blank != stay.blanks().end());
   plan.changed_threads = plan.threads.changed;
   plan.memory = diff::plan_memory(task.memory, now.memory);
+  // With the layout it gets the auxiliary vector that the program was started with.
+  if (blank != stay.blanks().end() && blank->second.executed && task.memory.layout == now.memory.layout)
+    plan.memory.operations.emplace_back(diff::SetLayout{now.memory.layout, task.memory.layout});
   plan.process = diff::plan_process(task.process, now.process, ids_of(now.threads), loses_children(tree, task.pid));
-  plan.pages = tracking::plan_pages(part.pages, in_place(stay, wanted, index), living.changed[index],
+  plan.pages = tracking::plan_pages(part.pages, pages_in_place(stay, wanted, index), living.changed[index],
                                     tracking::subtract(plan.memory.kept, part.not_its_own),
                                     tracking::subtract(plan.memory.made, part.not_its_own));
   return plan;
-}
-
-// A child has its parent's rights and runs its parent's program: what cannot be changed afterwards must be right.
-std::vector<diff::Refusal> unlike_their_parents(const Snapshot& wanted, const Living& living,
-                                                const diff::TreePlan& tree) {
-  std::vector<diff::Refusal> out;
-  const auto& tasks = wanted.tree.tasks;
-  for (const diff::TreeStep& step : tree.steps) {
-    const auto* const fork = std::get_if<diff::ForkBlank>(&step.call);
-    if (fork == nullptr) continue;
-    const auto child = std::ranges::find(tasks, model::Pid{fork->child.number}, &model::Task::pid);
-    const auto parent = std::ranges::find(tasks, model::Pid{step.actor.number}, &model::Task::pid);
-    if (child == tasks.end() || parent == tasks.end() || child->threads.empty()) continue;
-    const auto& now = living.tasks[static_cast<std::size_t>(parent - tasks.begin())];
-    const model::Task& forks = now ? *now : *parent;  // one that is made again itself is as it was
-    const std::string object = fmt::format("task {} ({})", child->pid.value, child->threads.front().name);
-    const std::string hint = "this release makes a task again with the rights and the program of its parent alone";
-    if (const auto rights =
-            diff::compare_credentials(child->threads.front().credentials, forks.threads.front().credentials))
-      out.push_back({.object = object,
-                     .reason = fmt::format("ended since, and its {} was another than that of task {}", rights->object,
-                                           forks.pid.value),
-                     .hint = hint});
-    else if (child->process.executable_inode != forks.process.executable_inode ||
-             child->process.executable_device != forks.process.executable_device)
-      out.push_back({.object = object,
-                     .reason = fmt::format("ended since; it ran {}, and task {} runs {}", child->process.executable,
-                                           forks.pid.value, forks.process.executable),
-                     .hint = hint});
-  }
-  return out;
 }
 
 }  // namespace
@@ -157,7 +135,7 @@ Result<Living> look(Stay& stay, const Snapshot& wanted, capture::Depth depth, St
 Plan make_plan(Stay& stay, const Snapshot& wanted, const Living& living, const model::Surroundings& surroundings) {
   Plan plan;
   plan.tree = diff::plan_tree(wanted.forest, living.forest, surroundings);
-  plan.forks = unlike_their_parents(wanted, living, plan.tree);
+  plan.blanks = plan_blanks(wanted, living, plan.tree);
   for (const model::Task& task : wanted.tree.tasks) plan.pids.push_back(task.pid);
   plan.tasks.resize(living.tasks.size());
   for (std::size_t index = 0; index < living.tasks.size(); ++index)
@@ -169,7 +147,7 @@ Plan make_plan(Stay& stay, const Snapshot& wanted, const Living& living, const m
 std::vector<diff::Refusal> Plan::refusals() const {
   std::vector<diff::Refusal> all = tree.refusals;
   append(all, not_carried_out(tree));
-  append(all, forks);
+  append(all, blanks.refusals);
   for (std::size_t index = 0; index < tasks.size(); ++index) {
     if (!tasks[index]) continue;
     std::vector<diff::Refusal> some = tasks[index]->threads.refusals;
@@ -263,6 +241,8 @@ class Passing {
       parasite::Visit& visit = *stay.visit(wanted.tree.tasks[index].pid);
       benches_[index] = std::make_unique<Bench>(visit, wanted.parts[index], wanted, notes);
     }
+    for (parasite::Visit* const visit : born_since(stay, wanted))
+      strangers_.push_back(std::make_unique<Bench>(*visit, nothing_held_, wanted, notes));
   }
 
   // All that can fail, beside the living state.
@@ -277,6 +257,10 @@ class Passing {
     }));
     const auto tables = workshops();
     RELIVE_TRY(apply::prepare_descriptors(tables, plan_.descriptors, wanted_.tree.descriptors, living_.descriptors));
+    for (const auto& stranger : strangers_)  // it ends, and carries out nothing
+      if (!stranger->commit.empty())
+        return fail(ErrorKind::system, fmt::format("task {}, born since, would have to: {}",
+                                                   stranger->visit.task().pid().value, stranger->commit.what(0)));
     RELIVE_TRY(each([&](std::size_t i, Bench& bench) -> Result<void> {
       const TaskPlan& plan = *plan_.tasks[i];
       const auto rseq = RELIVE_TRY(apply::RseqKeeper::save(bench.workshop, wanted_.tree.tasks[i].threads,
@@ -287,9 +271,9 @@ class Passing {
     }));
     RELIVE_TRY(apply::settle_locks(tables, plan_.descriptors));
     return each([&](std::size_t i, Bench& bench) -> Result<void> {
-      bench.goals =
-          RELIVE_TRY(apply::thread_goals(bench.visit, wanted_.tree.tasks[i].threads, living_.tasks[i]->threads,
-                                         apply::takes_driver_signals(plan_.tasks[i]->process)));
+      bench.goals = RELIVE_TRY(apply::thread_goals(
+          bench.visit, plan_.tasks[i]->threads, wanted_.tree.tasks[i].threads, living_.tasks[i]->threads,
+          apply::takes_driver_signals(plan_.tasks[i]->process), wanted_.tree.tasks[i].process.dumpable));
       for (std::size_t at = 0; at < bench.cleanup.size(); ++at) {
         bench.commit.add(bench.cleanup.what(at), bench.cleanup.operations()[at].kind, {},
                          parasite::Program::OnError::go_on);
@@ -364,13 +348,11 @@ class Passing {
       apply::Workshop*& table = tables[wanted_.tree.tasks[index].table];
       if (table == nullptr && benches_[index]) table = &benches_[index]->workshop;
     }
+    for (const auto& stranger : strangers_) tables.push_back(&stranger->workshop);
     return tables;
   }
   [[nodiscard]] const tracking::PageStore& store(std::size_t index) const {
-    const diff::Actor actor = diff::task_actor(wanted_.tree.tasks[index].pid);
-    if (const auto blank = stay_.blanks().find(actor); blank != stay_.blanks().end())
-      return *blank->second.member->store;
-    return *stay_.present().at(wanted_.tree.tasks[index].pid).member->store;
+    return *stay_.member(wanted_.tree.tasks[index].pid)->store;
   }
 
   Stay& stay_;
@@ -378,6 +360,9 @@ class Passing {
   const Living& living_;
   const Plan& plan_;
   std::vector<std::unique_ptr<Bench>> benches_;  // as the snapshot's tasks
+  // Of tasks born since: files are taken from them, and nothing is done to them.
+  std::vector<std::unique_ptr<Bench>> strangers_;
+  const TaskPart nothing_held_;
 };
 
 Result<void> refuse_all(const std::vector<diff::Refusal>& refusals) {
@@ -394,7 +379,7 @@ Result<void> carry_out(Stay& stay, const Snapshot& wanted, Living& living, Plan&
                        std::optional<parasite::TreeAgreement>& agreement, Passage& passage,
                        std::vector<std::string>& notes, Stopwatch& stopwatch) {
   if (!plan.tree.created.empty()) {
-    RELIVE_TRY(fork_tasks(stay, plan.tree, members, agreement, passage.irreversible));
+    RELIVE_TRY(fork_tasks(stay, wanted, plan.tree, plan.blanks.executing, members, agreement, passage.irreversible));
     stopwatch.lap("fork");
     for (std::size_t index = 0; index < plan.pids.size(); ++index) {
       if (living.tasks[index] || stay.visit(plan.pids[index]) == nullptr) continue;

@@ -122,6 +122,14 @@ TEST_P(FaultsTest, EveryFailureLeavesTheTaskAsItWas) {
   RecordProperty("points_failed", static_cast<int>(failed));
 }
 
+// Why a rollback was not done.
+std::string complaint(const Result<rollback::RollbackReport>& report) {
+  if (!report) return report.error().text();
+  std::string out = report->error ? report->error->text() + "\n" : "";
+  for (const auto& refusal : report->refusals) out += refusal.object + ": " + refusal.reason + "\n";
+  return out;
+}
+
 // The engine in a process of its own, to be killed.
 class Keeper {
  public:
@@ -151,13 +159,7 @@ class Keeper {
  private:
   static int complain_unless_done(const Result<rollback::RollbackReport>& report) {
     if (report && report->fate == apply::Fate::done) return 0;
-    if (!report) {
-      std::cerr << report.error().text() << "\n";
-    } else if (report->error) {
-      std::cerr << report->error->text() << "\n";
-    } else {
-      for (const auto& refusal : report->refusals) std::cerr << refusal.object << ": " << refusal.reason << "\n";
-    }
+    std::cerr << complaint(report);
     return 2;
   }
 
@@ -197,7 +199,7 @@ void let_die(RunVictim run, const std::function<void()>& arm, Aftermath& out) {
   ASSERT_EQ(subject.ask(testing::kWreck), 'y');
   const auto report = (*engine)->rollback({.name = kName});
   ASSERT_TRUE(report.has_value()) << report.error().text();
-  ASSERT_EQ(report->fate, apply::Fate::done);
+  ASSERT_EQ(report->fate, apply::Fate::done) << complaint(report);
   ASSERT_EQ(subject.ask(testing::kJudge), testing::kBack) << subject.complaints();
 }
 
