@@ -196,6 +196,7 @@ class MemoryWork {
     RELIVE_TRY(probe_seals());
     RELIVE_TRY(release_locks());
     RELIVE_TRY(open_objects());
+    RELIVE_TRY(move_kernel_mappings());
     RELIVE_TRY(make_mappings());
     RELIVE_TRY(grant_rights());
     RELIVE_TRY(take_locks());
@@ -214,6 +215,9 @@ class MemoryWork {
       workshop_.commit.syscall(fmt::format("mremap {:x} -> {}", made.place, at_text(target)), SYS_mremap,
                                {made.place, target.size(), target.size(), MREMAP_MAYMOVE | MREMAP_FIXED, target.begin});
     }
+    for (const auto& [op, place] : set_aside_)
+      workshop_.commit.syscall(fmt::format("mremap {} -> {:x}", op->name, op->to), SYS_mremap,
+                               {place, op->from.size(), op->from.size(), MREMAP_MAYMOVE | MREMAP_FIXED, op->to});
     RELIVE_TRY(commit_contents(address_in_task));
     for (const auto& rights : final_rights_) {
       const auto& [call, a] = protect_call(rights);
@@ -261,15 +265,14 @@ class MemoryWork {
 
   Result<void> keep_clear() {
     std::vector<AddressRange> ranges;
-    for (const auto* make : operations<MakeMapping>()) {
-      ranges.push_back(make->mapping.range);
-      for (const auto& own : workshop_.visit.session().own_ranges()) {
-        if (own.overlaps(make->mapping.range)) {
-          return fail(ErrorKind::refused, fmt::format("mapping {} lies where relive's own memory is now",
-                                                      model::mapping_text(make->mapping)));
-        }
-      }
-    }
+    for (const auto* make : operations<MakeMapping>()) ranges.push_back(make->mapping.range);
+    for (const auto* move : operations<diff::MoveKernelMapping>())
+      ranges.push_back({move->to, move->to + move->from.size()});
+    for (const AddressRange& range : ranges)
+      for (const auto& own : workshop_.visit.session().own_ranges())
+        if (own.overlaps(range))
+          return fail(ErrorKind::refused,
+                      fmt::format("mapping {} lies where relive's own memory is now", at_text(range)));
     workshop_.visit.keep_clear(ranges, {});
     return {};
   }
@@ -341,6 +344,20 @@ class MemoryWork {
     const auto& written = contents_.written();
     const auto first = std::ranges::upper_bound(written, range.begin, {}, &AddressRange::end);
     return first != written.end() && first->begin < range.end;
+  }
+
+  // Out of the way of whatever is to lie there; the commit moves them to where they belong.
+  Result<void> move_kernel_mappings() {
+    for (const auto* op : operations<diff::MoveKernelMapping>()) {
+      const std::uint64_t size = op->from.size();
+      const std::uint64_t place = RELIVE_TRY(workshop_.visit.spare_range(size)).value;
+      constexpr std::uint64_t kThere = MREMAP_MAYMOVE | MREMAP_FIXED;
+      RELIVE_TRY(steps_.take(fmt::format("mremap {} to {:x}", op->name, place),
+                             Call{SYS_mremap, {place, size, size, kThere, op->from.begin}},
+                             {SYS_mremap, {op->from.begin, size, size, kThere, place}}));
+      set_aside_.emplace_back(op, place);
+    }
+    return {};
   }
 
   Result<void> make_mappings() {
@@ -557,8 +574,8 @@ class MemoryWork {
   // tried as an ordinary user on 6.18). Needs CONFIG_CHECKPOINT_RESTORE, which every distribution has.
   Result<void> set_layout() {
     for (const auto* op : operations<diff::SetLayout>()) {
-      const std::uint64_t to = RELIVE_TRY(put_layout(op->to));
-      const std::uint64_t from = RELIVE_TRY(put_layout(op->from));
+      const std::uint64_t to = RELIVE_TRY(put_layout(op->to, workshop_.holds.auxiliary_vector));
+      const std::uint64_t from = RELIVE_TRY(put_layout(op->from, {}));
       RELIVE_TRY(steps_.take("prctl PR_SET_MM_MAP",
                              Call{SYS_prctl, {PR_SET_MM, PR_SET_MM_MAP, from, sizeof(prctl_mm_map), 0}},
                              {SYS_prctl, {PR_SET_MM, PR_SET_MM_MAP, to, sizeof(prctl_mm_map), 0}}));
@@ -566,7 +583,8 @@ class MemoryWork {
     return {};
   }
 
-  Result<std::uint64_t> put_layout(const model::MemoryLayout& layout) {
+  // Without an auxiliary vector the task keeps the one that it has.
+  Result<std::uint64_t> put_layout(const model::MemoryLayout& layout, std::span<const std::byte> auxiliary_vector) {
     prctl_mm_map map{};
     map.start_code = layout.start_code;
     map.end_code = layout.end_code;
@@ -580,6 +598,10 @@ class MemoryWork {
     map.env_start = layout.env_start;
     map.env_end = layout.env_end;
     map.exe_fd = ~0U;
+    if (!auxiliary_vector.empty()) {
+      map.auxv = reinterpret_cast<__u64*>(RELIVE_TRY(workshop_.visit.arena().put(auxiliary_vector)).value);
+      map.auxv_size = static_cast<__u32>(auxiliary_vector.size());
+    }
     return RELIVE_TRY(workshop_.visit.arena().put_value(map)).value;
   }
 
@@ -736,6 +758,7 @@ class MemoryWork {
   Contents contents_;
   Steps steps_;
   std::vector<Made> made_;
+  std::vector<std::pair<const diff::MoveKernelMapping*, std::uint64_t>> set_aside_;
   std::vector<Rights> final_rights_;
   std::optional<std::bitset<16>> settable_keys_;
   std::map<std::uint64_t, RemoteFd> given_;  // by hold key: in the task

@@ -11,6 +11,7 @@
 
 #include <fmt/format.h>
 
+#include "apply/rights.h"
 #include "base/fault.h"
 #include "task/kernel_structs.h"
 
@@ -133,6 +134,16 @@ Result<void> write_program(parasite::Visit& visit, const Thread& want, const Thr
   return {};
 }
 
+// Behind all else, which may need them.
+Result<void> give_up_rights(parasite::Visit& visit, const std::vector<diff::RightsStep>& steps, const Thread& want,
+                            std::int32_t dumpable, Program& program) {
+  RELIVE_TRY(append_rights(visit.arena(), steps, program));
+  program.syscall("PR_SET_PDEATHSIG", SYS_prctl, {PR_SET_PDEATHSIG, word(want.parent_death_signal)});
+  // 2, for root alone, is what the kernel makes of it where fs.suid_dumpable says so: nobody can ask for it.
+  if (dumpable != 2) program.syscall("PR_SET_DUMPABLE", SYS_prctl, {PR_SET_DUMPABLE, word(dumpable), 0, 0, 0});
+  return {};
+}
+
 bool page_written(const tracking::PagePlan& pages, std::uint64_t address) {
   return std::ranges::any_of(pages.copies,
                              [&](const tracking::PagePlan::Copy& copy) {
@@ -184,8 +195,10 @@ void RseqKeeper::restore(Workshop& workshop) const {
   }
 }
 
-Result<std::vector<parasite::ThreadGoal>> thread_goals(parasite::Visit& visit, const std::vector<Thread>& wanted,
-                                                       const std::vector<Thread>& living, bool driver_signals_taken) {
+Result<std::vector<parasite::ThreadGoal>> thread_goals(parasite::Visit& visit, const diff::ThreadPlan& plan,
+                                                       const std::vector<Thread>& wanted,
+                                                       const std::vector<Thread>& living, bool driver_signals_taken,
+                                                       std::int32_t dumpable) {
   std::vector<parasite::ThreadGoal> goals;
   for (const task::FrozenThread& frozen : visit.task().threads()) {
     parasite::ThreadGoal goal;
@@ -201,6 +214,8 @@ Result<std::vector<parasite::ThreadGoal>> thread_goals(parasite::Visit& visit, c
       goal.wanted = {.registers = want->registers, .xstate = want->xstate, .signal_mask = want->signal_mask};
       const bool signals_taken = driver_signals_taken && frozen.tid == visit.driver();
       RELIVE_TRY(write_program(visit, *want, find(living, frozen.tid), signals_taken, goal.program));
+      if (const auto rights = plan.rights.find(frozen.tid); rights != plan.rights.end())
+        RELIVE_TRY(give_up_rights(visit, rights->second, *want, dumpable, goal.program));
     }
     goals.push_back(std::move(goal));
   }

@@ -33,9 +33,10 @@ class RseqKeeper {
 
 // The goal of every thread that stands frozen, for Visit::commit. `wanted` must outlive the goals.
 // driver_signals_taken: the commit program takes the driver's own pending signals away together with the task's
-// (apply/process.h).
-Result<std::vector<parasite::ThreadGoal>> thread_goals(parasite::Visit& visit, const std::vector<model::Thread>& wanted,
+// (apply/process.h). dumpable: what the task is to be, which a thread that gives up rights has to say again.
+Result<std::vector<parasite::ThreadGoal>> thread_goals(parasite::Visit& visit, const diff::ThreadPlan& plan,
+                                                       const std::vector<model::Thread>& wanted,
                                                        const std::vector<model::Thread>& living,
-                                                       bool driver_signals_taken);
+                                                       bool driver_signals_taken, std::int32_t dumpable);
 
 }  // namespace relive::apply

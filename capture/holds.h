@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <map>
+#include <vector>
 
 #include "base/unique_fd.h"
 
@@ -20,6 +21,8 @@ struct FileHolds {
 // Of one task.
 struct Holds {
   std::map<std::uint64_t, UniqueFd> mapped_files;  // begin of the snapshot's mapping
+  UniqueFd executable;                             // O_PATH: what a task made again executes (execveat(2))
+  std::vector<std::byte> auxiliary_vector;         // as the kernel gave it to the program (/proc/PID/auxv)
   UniqueFd cwd;                                    // O_PATH
   UniqueFd root;                                   // O_PATH
 };

@@ -412,6 +412,11 @@ Result<void> hold_mapped_files(parasite::Visit& visit, const model::Memory& memo
     if (!can_be_held(mapping) || model::hold_key(memory, mapping) != mapping.range.begin) continue;
     if (auto fd = hold_file(visit, mapping)) holds.mapped_files.insert_or_assign(mapping.range.begin, std::move(*fd));
   }
+  const model::Pid pid = visit.task().pid();
+  if (auto executable = task::open_proc(pid, "exe", O_PATH)) holds.executable = *std::move(executable);
+  const std::string vector = RELIVE_TRY(task::read_proc(pid, "auxv"));
+  const auto bytes = std::as_bytes(std::span(vector));
+  holds.auxiliary_vector.assign(bytes.begin(), bytes.end());
   return {};
 }
 

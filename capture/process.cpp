@@ -17,6 +17,7 @@
 #include "capture/pending.h"
 #include "capture/process_text.h"
 #include "task/procfs.h"
+#include "task/signal_set.h"
 
 namespace relive::capture {
 
@@ -189,8 +190,7 @@ Result<model::Process> read_process(parasite::Visit& visit) {
   process.powers = {.raise_hard_limits = (capabilities >> CAP_SYS_RESOURCE & 1U) != 0,
                     .change_root = (capabilities >> CAP_SYS_CHROOT & 1U) != 0,
                     .choose_timer_ids = program.result(questions.choose_timer_ids) >= 0};
-  process.pending =
-      RELIVE_TRY(read_pending(visit.driver(), QueueOf::task, RELIVE_TRY(status_number(status, "ShdPnd", 16))));
+  process.pending = RELIVE_TRY(read_pending(visit.driver(), QueueOf::task, task::signal_set(status, "ShdPnd")));
 
   const std::string stat = RELIVE_TRY(visit.task().stat());
   const auto terminal = parse_number<std::int32_t>(RELIVE_TRY(task::stat_field(stat, 7)));

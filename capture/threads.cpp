@@ -10,7 +10,6 @@
 #include <array>
 #include <bit>
 #include <cerrno>
-#include <charconv>
 #include <cstring>
 
 #include <fmt/format.h>
@@ -20,6 +19,7 @@
 #include "parasite/frame.h"
 #include "task/kernel_structs.h"
 #include "task/procfs.h"
+#include "task/signal_set.h"
 
 namespace relive::capture {
 
@@ -84,6 +84,7 @@ Result<void> ask_inside(parasite::Visit& visit, Thread& thread) {
   program.syscall("PR_GET_TID_ADDRESS", SYS_prctl, {PR_GET_TID_ADDRESS, at + offsetof(Inside, clear_child_tid)});
   program.syscall("PR_GET_NAME", SYS_prctl, {PR_GET_NAME, at + offsetof(Inside, name)});
   const std::size_t slack = program.syscall("PR_GET_TIMERSLACK", SYS_prctl, {PR_GET_TIMERSLACK});
+  const std::size_t secure_bits = program.syscall("PR_GET_SECUREBITS", SYS_prctl, {PR_GET_SECUREBITS});
   RELIVE_TRY(visit.run_on(thread.tid, program));
   Inside inside{};
   std::memcpy(&inside, piece.here, sizeof inside);
@@ -93,6 +94,7 @@ Result<void> ask_inside(parasite::Visit& visit, Thread& thread) {
   thread.clear_child_tid = TaskAddress{inside.clear_child_tid};
   thread.name.assign(inside.name.data(), ::strnlen(inside.name.data(), inside.name.size()));
   thread.timer_slack_ns = static_cast<std::uint64_t>(program.result(slack));
+  thread.secure_bits = static_cast<std::uint32_t>(program.result(secure_bits));
   return {};
 }
 
@@ -117,9 +119,7 @@ Result<Thread> read_thread(parasite::Visit& visit, const task::FrozenThread& fro
   RELIVE_TRY(read_scheduling(thread));
   const std::string status = RELIVE_TRY(task.status(frozen.tid));
   thread.credentials = RELIVE_TRY(parse_credentials(status));
-  std::uint64_t pending = 0;
-  const std::string_view set = task::status_field(status, "SigPnd");
-  std::from_chars(set.data(), set.data() + set.size(), pending, 16);
+  const std::uint64_t pending = task::signal_set(status, "SigPnd");
   if (pending != 0) thread.pending = RELIVE_TRY(read_pending(frozen.tid, QueueOf::thread, pending));
   thread.inside_known = depth == Depth::full;
   if (thread.inside_known)

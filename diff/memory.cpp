@@ -265,11 +265,27 @@ class Storyteller {
   std::optional<MemoryPiece> last_;
 };
 
+// The kernel's own mappings that are wanted elsewhere, whole.
+std::vector<MoveKernelMapping> moved_kernel_mappings(const Memory& wanted, const Memory& living) {
+  std::vector<MoveKernelMapping> moves;
+  for (const Mapping& want : wanted.mappings) {
+    if (want.source != MappingSource::kernel) continue;
+    const auto same = [&](const Mapping& lives) {
+      return lives.source == MappingSource::kernel && lives.name == want.name &&
+             lives.range.size() == want.range.size();
+    };
+    const auto lives = std::ranges::find_if(living.mappings, same);
+    if (lives != living.mappings.end() && lives->range != want.range)
+      moves.push_back({want.name, lives->range, want.range.begin});
+  }
+  return moves;
+}
+
 // ---- what cannot be done
 
 class Judge {
  public:
-  explicit Judge(MemoryPlan& plan) : plan_(plan) {}
+  Judge(MemoryPlan& plan, const std::vector<MoveKernelMapping>& moves) : plan_(plan), moves_(moves) {}
 
   void judge(const MemoryPiece& piece) {
     const Mapping* wanted = piece.wanted;
@@ -279,11 +295,10 @@ class Judge {
         refuse_sealed(*living);
       return;
     }
-    if ((wanted != nullptr && wanted->source == MappingSource::kernel) ||
-        (living != nullptr && living->source == MappingSource::kernel)) {
-      const Mapping& mapping = wanted != nullptr && wanted->source == MappingSource::kernel ? *wanted : *living;
-      refuse(mapping, "the kernel's own mappings have changed",
-             "the task has moved or unmapped its vDSO, or was replaced by execve(2)");
+    for (const Mapping* mapping : {wanted, living}) {
+      if (mapping == nullptr || mapping->source != MappingSource::kernel || moves(*mapping)) continue;
+      refuse(*mapping, "the kernel's own mappings have changed",
+             "the task has unmapped its vDSO, or was replaced by execve(2)");
     }
     if (living != nullptr && living->marks.sealed) refuse_sealed(*living);
     if (living != nullptr && living->name.starts_with("/[aio]"))
@@ -302,6 +317,12 @@ class Judge {
   }
 
  private:
+  [[nodiscard]] bool moves(const Mapping& kernels) const {
+    return std::ranges::any_of(moves_, [&](const MoveKernelMapping& move) {
+      return move.name == kernels.name && (move.from == kernels.range || move.to == kernels.range.begin);
+    });
+  }
+
   void refuse_sealed(const Mapping& mapping) {
     refuse(mapping, "it is sealed (mseal(2)) and would have to change", "");
   }
@@ -312,26 +333,28 @@ class Judge {
   }
 
   MemoryPlan& plan_;
+  const std::vector<MoveKernelMapping>& moves_;
 };
 
 // ---- what is to be done
 
 class Planner {
  public:
-  Planner(const Memory& wanted, const Memory& living, MemoryPlan& plan)
-      : wanted_(wanted), living_(living), plan_(plan) {}
+  Planner(const Memory& wanted, const Memory& living, const std::vector<MoveKernelMapping>& moves, MemoryPlan& plan)
+      : wanted_(wanted), living_(living), moves_(moves), plan_(plan) {}
 
   void plan() {
     for (const auto& piece : plan_.pieces) {
       if (piece.wanted == nullptr) {
-        add(unmaps_, UnmapRange{piece.range});
+        if (piece.living->source != MappingSource::kernel) add(unmaps_, UnmapRange{piece.range});
       } else if (piece.kept) {
         keep(piece);
-      } else {
+      } else if (piece.wanted->source != MappingSource::kernel) {
         make(piece);
       }
     }
     append(unmaps_);
+    append(moves_);
     append(makes_);
     append(protects_);
     append(names_);
@@ -422,6 +445,7 @@ class Planner {
 
   const Memory& wanted_;
   const Memory& living_;
+  const std::vector<MoveKernelMapping>& moves_;
   MemoryPlan& plan_;
   std::vector<UnmapRange> unmaps_;
   std::vector<MakeMapping> makes_;
@@ -451,6 +475,9 @@ void tell_layout(const Memory& wanted, const Memory& living, std::vector<Differe
 std::string text(const MemoryOperation& operation) {
   struct Speaker {
     std::string operator()(const UnmapRange& op) const { return fmt::format("unmap {}", range_text(op.range)); }
+    std::string operator()(const MoveKernelMapping& op) const {
+      return fmt::format("move {} from {:x} to {:x}", op.name, op.from.begin, op.to);
+    }
     std::string operator()(const MakeMapping& op) const {
       return fmt::format("map {}{}", model::mapping_text(op.mapping), op.in_place ? "" : ", over what is there");
     }
@@ -481,9 +508,10 @@ MemoryPlan plan_memory(const Memory& wanted, const Memory& living) {
   plan.pieces = cut(wanted, living);
   Storyteller(plan.pieces, plan.differences).tell();
   tell_layout(wanted, living, plan.differences);
-  Judge judge(plan);
+  const auto moves = moved_kernel_mappings(wanted, living);
+  Judge judge(plan, moves);
   for (const auto& piece : plan.pieces) judge.judge(piece);
-  Planner(wanted, living, plan).plan();
+  Planner(wanted, living, moves, plan).plan();
   return plan;
 }
 

@@ -23,6 +23,15 @@ struct UnmapRange {
   bool operator==(const UnmapRange&) const = default;
 };
 
+// The kernel's own mapping ([vdso], [vvar]) lies elsewhere: a task that was made again has them where its execve(2) put
+// them. mremap(2) moves them, whole only, and tells the kernel's books (special_mapping_mremap()).
+struct MoveKernelMapping {
+  std::string name;
+  AddressRange from;
+  std::uint64_t to = 0;
+  bool operator==(const MoveKernelMapping&) const = default;
+};
+
 // Makes `mapping` (its range, protection, object; without marks, but for those that only mmap(2) can give: grows_down,
 // no_reserve, droppable).
 struct MakeMapping {
@@ -91,8 +100,8 @@ struct SetLayout {  // prctl(PR_SET_MM_MAP)
 };
 
 // In the order of execution: all of a kind in this order, by address within a kind.
-using MemoryOperation =
-    std::variant<UnmapRange, MakeMapping, ProtectRange, NameRange, MarkRange, LockRange, DropRange, SetLayout>;
+using MemoryOperation = std::variant<UnmapRange, MoveKernelMapping, MakeMapping, ProtectRange, NameRange, MarkRange,
+                                     LockRange, DropRange, SetLayout>;
 std::string text(const MemoryOperation& operation);
 
 // A piece of the address space in which neither side has a border.

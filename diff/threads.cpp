@@ -60,8 +60,17 @@ std::vector<std::string> changes(const Thread& wanted, const Thread& living) {
 
 }  // namespace
 
-ThreadPlan plan_threads(const std::vector<Thread>& wanted, const std::vector<Thread>& living) {
+ThreadPlan plan_threads(const std::vector<Thread>& wanted, const std::vector<Thread>& living, bool blank) {
   ThreadPlan plan;
+  const auto refuse = [&](const Thread& want, Refusal refusal) {
+    refusal.object = name_of(want) + ": " + refusal.object;
+    plan.refusals.push_back(std::move(refusal));
+  };
+  const auto give_up = [&](const Thread& want, const Thread& has) {
+    RightsPlan rights = plan_rights(want, has);
+    if (rights.refusal) refuse(want, *std::move(rights.refusal));
+    if (!rights.steps.empty()) plan.rights.emplace(want.tid, std::move(rights.steps));
+  };
   for (const Thread& want : wanted) {
     const Thread* lives = find(living, want.tid);
     if (lives == nullptr) {
@@ -69,11 +78,18 @@ ThreadPlan plan_threads(const std::vector<Thread>& wanted, const std::vector<Thr
           {.family = Family::thread, .sign = Sign::removed, .object = name_of(want), .text = "ended since"});
       plan.missing.push_back(want.tid);
       ++plan.changed;
+      if (!living.empty()) {  // it will have the rights of the one that makes it
+        Thread maker = living.front();
+        if (const Thread* const then = find(wanted, maker.tid); !maker.inside_known && then != nullptr)
+          maker.secure_bits = then->secure_bits;
+        give_up(want, maker);
+      }
       continue;
     }
-    if (auto refusal = compare_credentials(want.credentials, lives->credentials)) {
-      refusal->object = name_of(want) + ": " + refusal->object;
-      plan.refusals.push_back(std::move(*refusal));
+    if (blank) {
+      give_up(want, *lives);
+    } else if (auto refusal = compare_credentials(want.credentials, lives->credentials)) {
+      refuse(want, *std::move(refusal));
     }
     const std::vector<std::string> texts = changes(want, *lives);
     for (const std::string& text : texts)

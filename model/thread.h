@@ -82,7 +82,8 @@ struct Thread {
   TaskAddress clear_child_tid;
   std::int32_t parent_death_signal = 0;
   std::uint64_t timer_slack_ns = 0;
-  std::string name;  // comm, at most 15 bytes
+  std::uint32_t secure_bits = 0;  // PR_GET_SECUREBITS (capabilities(7))
+  std::string name;               // comm, at most 15 bytes
 
   Scheduling scheduling;
   std::vector<std::uint64_t> affinity;  // CPU mask, 64 CPUs a word, no trailing zero words

@@ -121,10 +121,10 @@ Result<UniqueFd> fill_file(const task::FrozenTask& task, std::uint64_t number) {
 
 }  // namespace
 
-Result<Session> Session::infect(task::FrozenTask& task) {
+Result<Session> Session::infect(task::FrozenTask& task, std::span<const AddressRange> avoid) {
   const std::string maps = RELIVE_TRY(task::read_proc(task.pid(), "maps"));
   const Remains remains = RELIVE_TRY(find_remains(task, maps));
-  const model::TaskAddress base = RELIVE_TRY(find_gap(maps, kReserve, {}));
+  const model::TaskAddress base = RELIVE_TRY(find_gap(maps, kReserve, avoid));
   Contact contact = RELIVE_TRY(Contact::make(task, maps, kParasiteName));
   RELIVE_TRY(contact.take_out(remains));
 

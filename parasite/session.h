@@ -28,8 +28,9 @@ class Session {
   // Puts the parasite into a frozen task through a system call instruction that it has (its code is never patched),
   // after taking out what a dead keeper left there. After a failure nothing of ours is in the task. If we are killed
   // meanwhile the task goes on as it was (parasite/way_home.h). Errors: busy, where another keeper has the task or a
-  // dead one's work is not yet done (parasite/remains.h); refused, where there is no way home.
-  static Result<Session> infect(task::FrozenTask& task);
+  // dead one's work is not yet done (parasite/remains.h); refused, where there is no way home. It lies clear of
+  // `avoid`.
+  static Result<Session> infect(task::FrozenTask& task, std::span<const AddressRange> avoid = {});
 
   // Unmaps code and arena; the last act of a clean cure. REQUIRES: no Visit. Nothing to do where an execve(2) did it.
   Result<void> leave(task::FrozenTask& task);

@@ -614,7 +614,7 @@ Result<std::int64_t> Visit::make_child(const Fork& fork, bool choose, RemoteFd h
   const std::size_t forked = program.size();
   program.syscall(fmt::format("fork task {}", fork.pid.value), SYS_clone3,
                   {RELIVE_TRY(arena().put_value(arguments)).value, sizeof arguments}, Program::OnError::go_on);
-  if (lowest[0].value != handle.value) {  // else it is there already
+  if (lowest[0] != handle) {  // else it lies where it is to be
     program.syscall("move the child's handle", SYS_dup3, {low, static_cast<std::uint64_t>(handle.value), O_CLOEXEC},
                     Program::OnError::go_on);
     program.syscall("close the child's first handle", SYS_close, {low}, Program::OnError::go_on);
@@ -874,6 +874,7 @@ Result<void> Visit::depart() {
       const timespec pause{.tv_sec = 0, .tv_nsec = 100'000};
       ::nanosleep(&pause, nullptr);
       const auto state = task::read_proc(task_->pid(), "status");
+      if (!state && all_gone()) break;  // it went its way, and that was to its end
       if (!state) return fail(ErrorKind::task_died, fmt::format("task {} ended as it was let go", task_->pid().value));
       for (const State::Block* block : waiting) {
         if (block->value().program.failed < 0) continue;

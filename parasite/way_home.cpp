@@ -26,6 +26,7 @@ namespace {
 constexpr std::uint64_t kRedZone = 128;
 constexpr std::uint64_t kRoom = 16 << 10;  // a frame with AVX-512 state takes 3 KiB
 
+constexpr std::array kSyscall{std::byte{0x0f}, std::byte{0x05}};
 constexpr std::array kCall{std::byte{0x0f}, std::byte{0x05}, std::byte{0xc3}};
 constexpr std::array kRestorer{std::byte{0x48}, std::byte{0xc7}, std::byte{0xc0}, std::byte{0x0f}, std::byte{0x00},
                                std::byte{0x00}, std::byte{0x00}, std::byte{0x0f}, std::byte{0x05}};
@@ -69,6 +70,20 @@ Instructions find_instructions(const task::FrozenTask& task, std::string_view ma
     search(task, line.range, out);
   }
   return out;
+}
+
+std::uint64_t find_system_call(const task::FrozenTask& task, std::string_view maps_text) {
+  std::uint64_t found = 0;
+  for (const bool kernels : {true, false}) {
+    std::size_t at = 0;
+    for (MapsLine line; found == 0 && next_line(maps_text, at, line);) {
+      if (line.permissions.size() < 3 || line.permissions[2] != 'x' || line.line.ends_with("[vdso]") != kernels)
+        continue;
+      std::vector<std::byte> code(line.range.size());
+      if (task.read(model::TaskAddress{line.range.begin}, code)) look_for(code, line.range.begin, kSyscall, found);
+    }
+  }
+  return found;
 }
 
 AddressRange find_stack(std::string_view maps_text) {
@@ -135,7 +150,11 @@ Result<Layout> lay_out(std::uint64_t begin, const Instructions& instructions, co
 
 Result<WayHome> lay_way_home(const task::FrozenTask& task, const task::FrozenThread& thread, std::string_view maps_text,
                              std::string_view word) {
-  const Instructions instructions = find_instructions(task, maps_text);
+  Instructions instructions;
+  if (task.blank())
+    instructions.call = instructions.restorer = find_system_call(task, maps_text);
+  else
+    instructions = find_instructions(task, maps_text);
   if (!instructions.complete())
     return fail(ErrorKind::refused,
                 fmt::format("task {} has none of the instructions that would bring it home if relive were killed",

@@ -27,6 +27,9 @@ struct WayHome {
   model::TaskAddress word;  // a text for the calls, with a 0 behind it
 };
 
+// A blank task needs none: until it is let live it dies with us (task/frozen_task.h). Any system call instruction will
+// do for it, that of the vDSO first of all.
+//
 // ErrorKind::refused where it cannot be laid, since a keeper that is killed would then take the task with it: the
 // program has no such instructions, or no room on [stack].
 Result<WayHome> lay_way_home(const task::FrozenTask& task, const task::FrozenThread& thread, std::string_view maps_text,

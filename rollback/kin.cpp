@@ -5,7 +5,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <charconv>
 #include <csignal>
 #include <map>
 #include <set>
@@ -15,7 +14,9 @@
 
 #include "base/fault.h"
 #include "base/overloaded.h"
+#include "parasite/execute.h"
 #include "task/procfs.h"
+#include "task/signal_set.h"
 
 namespace relive::rollback {
 
@@ -28,10 +29,7 @@ using model::Pid;
 
 Result<bool> child_signal_pending(Pid pid) {
   const std::string status = RELIVE_TRY(task::read_proc(pid, "status"));
-  const std::string_view text = task::status_field(status, "ShdPnd");
-  std::uint64_t pending = 0;
-  std::from_chars(text.data(), text.data() + text.size(), pending, 16);
-  return (pending >> (SIGCHLD - 1) & 1U) != 0;
+  return (task::signal_set(status, "ShdPnd") >> (SIGCHLD - 1) & 1U) != 0;
 }
 
 constexpr std::uint64_t kAllKinds = 0x40000000;  // __WALL
@@ -44,10 +42,21 @@ void end_task(Stay& stay, Pid pid) {
   known->second.member->forget_task();
 }
 
+// A task as the plan leaves it; null: there is none.
+const model::TreeTask* goal_of(const diff::TreePlan& plan, Pid pid) {
+  const auto at = std::ranges::find(plan.goal.tasks, pid, &model::TreeTask::pid);
+  return at == plan.goal.tasks.end() ? nullptr : &*at;
+}
+bool ends_as_zombie(const diff::TreePlan& plan, Pid pid) {
+  const model::TreeTask* const goal = goal_of(plan, pid);
+  return goal != nullptr && goal->state == model::TaskState::zombie;
+}
+
 class Forking {
  public:
-  Forking(Stay& stay, const diff::TreePlan& plan, Members& members, std::optional<parasite::TreeAgreement>& agreement)
-      : stay_(stay), plan_(plan), members_(members), agreement_(agreement) {}
+  Forking(Stay& stay, const Snapshot& wanted, const diff::TreePlan& plan, const std::set<Pid>& executing,
+          Members& members, std::optional<parasite::TreeAgreement>& agreement)
+      : stay_(stay), wanted_(wanted), plan_(plan), executing_(executing), members_(members), agreement_(agreement) {}
 
   Result<void> carry_out(const TreeStep& step) {
     actor_ = step.actor;
@@ -62,6 +71,8 @@ class Forking {
     std::uint64_t flags = 0;
     if (fork.files) flags |= CLONE_FILES;
     if (fork.file_system) flags |= CLONE_FS;
+    std::optional<model::RemoteFd> program;
+    if (executing_.contains(pid)) program = RELIVE_TRY(give_program(parent, pid));
     auto task =
         RELIVE_TRY(parent.fork_task({.pid = pid,
                                      .exit_signal = fork.exit_signal,
@@ -73,7 +84,9 @@ class Forking {
                                                                             .session = {},
                                                                             .left_status = left_status,
                                                                             .turn = stay_.blanks().size(),
+                                                                            .executed = program.has_value(),
                                                                             .visit = {}});
+    if (program) RELIVE_TRY(execute(at->second, parent, *program));
     return move_in(at->second, parent);
   }
   Result<void> operator()(const diff::StartSession&) { return call("setsid", SYS_setsid, {}); }
@@ -135,38 +148,68 @@ class Forking {
     return false;
   }
 
+  // The parent gets a descriptor of what its child is to execute, and hands it on by forking.
+  Result<model::RemoteFd> give_program(parasite::Visit& parent, Pid child) {
+    const std::string what = fmt::format("the program of task {}", child.value);
+    const auto number = RELIVE_TRY(parent.spare_descriptor());
+    RELIVE_TRY(parent.record_undo("close " + what, SYS_close, {static_cast<std::uint64_t>(number.value)}));
+    RELIVE_TRY(fault_point("give " + what));
+    RELIVE_TRY(parent.give(part_of(child)->holds.executable.get(), number));
+    return number;
+  }
+  Result<void> execute(Stay::Blank& blank, parasite::Visit& parent, model::RemoteFd program) {
+    RELIVE_TRY(parent.syscall("close a child's program", SYS_close, {static_cast<std::uint64_t>(program.value)}));
+    parent.note_closed(program);
+    RELIVE_TRY(fault_point("execute a program"));
+    return parasite::execute(blank.task, program);
+  }
+
+  // Null: it was a zombie.
+  [[nodiscard]] const TaskPart* part_of(Pid pid) const {
+    const auto at = std::ranges::find(wanted_.tree.tasks, pid, &model::Task::pid);
+    return at == wanted_.tree.tasks.end() ? nullptr
+                                          : &wanted_.parts[static_cast<std::size_t>(at - wanted_.tree.tasks.begin())];
+  }
+  [[nodiscard]] std::vector<AddressRange> mapped_by(Pid pid) const {
+    std::vector<AddressRange> ranges;
+    const auto at = std::ranges::find(wanted_.tree.tasks, pid, &model::Task::pid);
+    if (at != wanted_.tree.tasks.end())
+      for (const model::Mapping& mapping : at->memory.mappings) ranges.push_back(mapping.range);
+    return ranges;
+  }
+
   // The blank task gets the parasite, and what the member that it takes the place of has left.
   Result<void> move_in(Stay::Blank& blank, parasite::Visit& parent) {
-    task::FrozenThread& thread = blank.task.threads().front();
-    // As its parent stood when it was stopped: what the driver did since is relive's.
-    thread.registers = parent.task().find(parent.driver())->registers;
-    RELIVE_TRY(blank.task.set_registers(thread.tid, thread.registers));
-    const auto goal = std::ranges::find(plan_.goal.tasks, blank.task.pid(), &model::TreeTask::pid);
-    if (goal != plan_.goal.tasks.end() && goal->state == model::TaskState::zombie) {
-      blank.session.emplace(RELIVE_TRY(parasite::Session::infect(blank.task)));
-      blank.visit.emplace(RELIVE_TRY(parasite::Visit::begin(blank.task, *blank.session)));
-      RELIVE_TRY(blank.visit->begin_from_nothing(blank.left_status));
-      if (agreement_) RELIVE_TRY(agreement_->join(*blank.visit));
-      return blank.task.let_live();
+    const Pid pid = blank.task.pid();
+    if (!blank.executed) {
+      task::FrozenThread& thread = blank.task.threads().front();
+      // As its parent stood when it was stopped: what the driver did since is relive's.
+      thread.registers = parent.task().find(parent.driver())->registers;
+      RELIVE_TRY(blank.task.set_registers(thread.tid, thread.registers));
     }
-    Member& member = members_[blank.task.pid()];
-    member.pid = blank.task.pid();
-    member.forget_task();
-    member.start_time = blank.task.start_time();
-    blank.member = &member;
-    member.session.emplace(RELIVE_TRY(parasite::Session::infect(blank.task)));
-    blank.visit.emplace(RELIVE_TRY(parasite::Visit::begin(blank.task, *member.session)));
+    if (!ends_as_zombie(plan_, pid)) {
+      blank.member = &members_[pid];
+      blank.member->pid = pid;
+      blank.member->forget_task();
+      blank.member->start_time = blank.task.start_time();
+    }
+    auto& session = blank.member != nullptr ? blank.member->session : blank.session;
+    session.emplace(RELIVE_TRY(parasite::Session::infect(blank.task, mapped_by(pid))));
+    blank.visit.emplace(RELIVE_TRY(parasite::Visit::begin(blank.task, *session)));
     RELIVE_TRY(blank.visit->begin_from_nothing(blank.left_status));
     RELIVE_TRY(blank.task.let_live());
     stay_.begun(*blank.visit);
     if (agreement_) RELIVE_TRY(agreement_->join(*blank.visit));
-    if (member.store) RELIVE_TRY(member.store->enter(*blank.visit));
-    member.tracker = RELIVE_TRY(tracking::Tracker::create(tracking::TrackerKind::compare, *blank.visit));
+    if (blank.member == nullptr) return {};
+    if (blank.member->store) RELIVE_TRY(blank.member->store->enter(*blank.visit));
+    blank.member->tracker = RELIVE_TRY(tracking::Tracker::create(tracking::TrackerKind::compare, *blank.visit));
     return {};
   }
 
   Stay& stay_;
+  const Snapshot& wanted_;
   const diff::TreePlan& plan_;
+  const std::set<Pid>& executing_;
   Members& members_;
   std::optional<parasite::TreeAgreement>& agreement_;
   std::map<Pid, int> left_;  // zombies that were waited for, with their status
@@ -192,8 +235,8 @@ std::span<const TreeStep> late(const diff::TreePlan& plan) { return std::span(pl
 
 // May it get the children of tasks that end in the commit? Its flag is set by its own program, behind that.
 bool adopts(const diff::TreePlan& plan, Pid pid) {
-  const auto known = std::ranges::find(plan.goal.tasks, pid, &model::TreeTask::pid);
-  if (known != plan.goal.tasks.end() && known->child_subreaper) return true;
+  const model::TreeTask* const goal = goal_of(plan, pid);
+  if (goal != nullptr && goal->child_subreaper) return true;
   return std::ranges::any_of(late(plan), [&](const TreeStep& step) {
     const auto* const set = std::get_if<diff::SetSubreaper>(&step.call);
     return set != nullptr && !set->value && step.actor == diff::task_actor(pid);
@@ -201,9 +244,7 @@ bool adopts(const diff::TreePlan& plan, Pid pid) {
 }
 
 // What this release cannot do of a plan, with the task that it is about; empty where it can.
-std::string not_carried_out(const diff::TreePlan& plan, std::size_t at) {
-  const TreeStep& step = plan.steps[at];
-  const bool soon = at < early(plan);
+std::string not_carried_out(const diff::TreePlan& plan, const TreeStep& step, bool soon) {
   const auto in_tree = [](const Actor& actor) { return actor.kind == Actor::Kind::task; };
   return std::visit(
       Overloaded{
@@ -215,10 +256,9 @@ std::string not_carried_out(const diff::TreePlan& plan, std::size_t at) {
             return {};
           },
           [&](const diff::ExitWith&) -> std::string {
-            const auto goal = std::ranges::find(plan.goal.tasks, Pid{step.actor.number}, &model::TreeTask::pid);
-            const bool zombie =
-                in_tree(step.actor) && goal != plan.goal.tasks.end() && goal->state == model::TaskState::zombie;
-            return zombie && !soon ? "" : "a task has to end for it";
+            return in_tree(step.actor) && ends_as_zombie(plan, Pid{step.actor.number}) && !soon
+                       ? ""
+                       : "a task has to end for it";
           },
           [&](const diff::StartSession&) -> std::string { return soon ? "" : "a session has to be begun for it"; },
           [&](const diff::Reap& reap) -> std::string {
@@ -248,14 +288,15 @@ std::set<Pid> to_wait_for(const diff::TreePlan& plan, Pid parent) {
 
 }  // namespace
 
-Result<void> fork_tasks(Stay& stay, const diff::TreePlan& plan, Members& members,
+Result<void> fork_tasks(Stay& stay, const Snapshot& wanted, const diff::TreePlan& plan,
+                        const std::set<model::Pid>& executing, Members& members,
                         std::optional<parasite::TreeAgreement>& agreement, bool& irreversible) {
   if (!agreement) {
     agreement.emplace(RELIVE_TRY(parasite::TreeAgreement::create()));
     for (auto& [pid, present] : stay.present())
       if (present.visit) RELIVE_TRY(agreement->join(*present.visit));
   }
-  Forking forking(stay, plan, members, agreement);
+  Forking forking(stay, wanted, plan, executing, members, agreement);
   const std::size_t end = early(plan);
   for (std::size_t at = 0; at < end; ++at) {
     // A zombie that was waited for comes back if this is undone (Stay::Blank::left_status); a killed task does not.
@@ -294,8 +335,9 @@ void Endings::carry_out() {
 
 std::vector<diff::Refusal> not_carried_out(const diff::TreePlan& plan) {
   std::vector<diff::Refusal> out;
+  const std::size_t end = early(plan);
   for (std::size_t at = 0; at < plan.steps.size(); ++at) {
-    std::string reason = not_carried_out(plan, at);
+    std::string reason = not_carried_out(plan, plan.steps[at], at < end);
     if (reason.empty()) continue;
     const auto* const fork = std::get_if<ForkBlank>(&plan.steps[at].call);
     const Actor about = fork != nullptr ? fork->child : plan.steps[at].actor;

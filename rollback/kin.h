@@ -2,11 +2,13 @@
 #pragma once
 
 #include <optional>
+#include <set>
 #include <vector>
 
 #include "base/result.h"
 #include "diff/tree.h"
 #include "parasite/agreement.h"
+#include "rollback/snapshot.h"
 #include "rollback/stay.h"
 
 namespace relive::rollback {
@@ -16,8 +18,10 @@ namespace relive::rollback {
 
 // Prepare. Carries out the undoable steps, and those that make numbers free for tasks that must have them again: blank
 // tasks are forked, infected, visited, and stand in Stay::blanks with the page store and a tracker of the member that
-// they are to be. A failure is undone when the stay ends, unless `irreversible` is set: a living task had to be killed.
-Result<void> fork_tasks(Stay& stay, const diff::TreePlan& plan, Members& members,
+// they are to be. Those in `executing` have executed their program (rollback/blank.h). A failure is undone when the
+// stay ends, unless `irreversible` is set: a living task had to be killed.
+Result<void> fork_tasks(Stay& stay, const Snapshot& wanted, const diff::TreePlan& plan,
+                        const std::set<model::Pid>& executing, Members& members,
                         std::optional<parasite::TreeAgreement>& agreement, bool& irreversible);
 
 // Prepare: the commit program of a task that stays kills the children that it has had since, and waits for them, so

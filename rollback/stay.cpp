@@ -85,6 +85,12 @@ bool Stay::at_rest(model::Pid pid) const {
   return known != present_.end() && known->second.at_rest;
 }
 
+Member* Stay::member(model::Pid pid) {
+  if (const auto blank = blanks_.find(diff::task_actor(pid)); blank != blanks_.end()) return blank->second.member;
+  const auto known = present_.find(pid);
+  return known == present_.end() ? nullptr : known->second.member;
+}
+
 Result<void> Stay::depart() {
   Result<void> outcome;
   for (auto& [actor, blank] : blanks_) {

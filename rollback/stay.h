@@ -38,6 +38,7 @@ class Stay {
     std::optional<parasite::Session> session;  // of one that is to be a zombie
     std::optional<int> left_status;            // it stands where a zombie stood, which had this status
     std::size_t turn = 0;                      // how many were forked before it
+    bool executed = false;                     // it has memory of its own program, and not its parent's
     std::optional<parasite::Visit> visit;
   };
 
@@ -66,6 +67,7 @@ class Stay {
   [[nodiscard]] parasite::Visit* visit(model::Pid pid);
   [[nodiscard]] task::FrozenTask* task(model::Pid pid);
   [[nodiscard]] bool at_rest(model::Pid pid) const;
+  [[nodiscard]] Member* member(model::Pid pid);
   [[nodiscard]] std::map<diff::Actor, Blank>& blanks() { return blanks_; }
 
   // Lets a blank task go its way to its end, and waits until it is a zombie.

@@ -13,7 +13,6 @@
 #include "base/fault.h"
 #include "capture/descriptors.h"
 #include "capture/forest.h"
-#include "diff/credentials.h"
 #include "rollback/kin.h"
 #include "rollback/living.h"
 #include "rollback/shared_memory.h"
@@ -52,6 +51,12 @@ std::vector<capture::Table> tables_of(Stay& stay, const Snapshot& wanted) {
   return tables;
 }
 
+// A blank task is a copy of another one: every page is compared with what is wanted.
+const tracking::PageMap& pages_in_place(Stay& stay, const Snapshot& wanted, std::size_t index) {
+  const model::Pid pid = wanted.tree.tasks[index].pid;
+  return stay.blanks().contains(diff::task_actor(pid)) ? wanted.parts[index].pages : stay.member(pid)->current;
+}
+
 Result<void> look_at(Stay& stay, const Snapshot& wanted, std::size_t index, capture::Depth depth, Living& living,
                      Stopwatch& stopwatch) {
   const model::Pid pid = wanted.tree.tasks[index].pid;
@@ -60,13 +65,12 @@ Result<void> look_at(Stay& stay, const Snapshot& wanted, std::size_t index, capt
   parasite::Visit* const visit = stay.visit(pid);
   if (visit == nullptr) return {};
   const bool blank = stay.blanks().contains(diff::task_actor(pid));
-  Member& member = blank ? *stay.blanks().at(diff::task_actor(pid)).member : *stay.present().at(pid).member;
+  Member& member = *stay.member(pid);
   const bool known = !blank && !member.last_memory.maps_text.empty();
   const std::string maps = blank ? std::string() : stay.present().at(pid).maps_text;
   model::Task task = RELIVE_TRY(
       read_task(*visit, known ? &member.last_memory : nullptr, maps, blank ? capture::Depth::full : depth, stopwatch));
-  // A blank task is a copy of another one: every page is compared with what is wanted.
-  const tracking::PageMap& in_place = blank ? wanted.parts[index].pages : member.current;
+  const tracking::PageMap& in_place = pages_in_place(stay, wanted, index);
   if (member.tracker)  // else nothing is known of its pages (an image is applied)
     living.changed[index] = tracking::subtract(
         RELIVE_TRY(member.tracker->changed(*visit, own_part(task.memory, wanted.parts[index].not_its_own), in_place,
@@ -85,16 +89,10 @@ Result<void> look_at_descriptors(Stay& stay, const Snapshot& wanted, Living& liv
   return {};
 }
 
-const tracking::PageMap& in_place(Stay& stay, const Snapshot& wanted, std::size_t index) {
-  const model::Pid pid = wanted.tree.tasks[index].pid;
-  if (stay.blanks().contains(diff::task_actor(pid))) return wanted.parts[index].pages;
-  return stay.present().at(pid).member->current;
-}
-
 tracking::PagePlan pages_of(Stay& stay, const Snapshot& wanted, const Living& living, std::size_t index,
                             const diff::MemoryPlan& memory) {
   const TaskPart& part = wanted.parts[index];
-  return tracking::plan_pages(part.pages, in_place(stay, wanted, index), living.changed[index],
+  return tracking::plan_pages(part.pages, pages_in_place(stay, wanted, index), living.changed[index],
                               tracking::subtract(memory.kept, part.not_its_own),
                               tracking::subtract(memory.made, part.not_its_own));
 }
@@ -104,43 +102,16 @@ TaskPlan plan_task(Stay& stay, const Snapshot& wanted, const Living& living, std
   const model::Task& task = wanted.tree.tasks[index];
   const model::Task& now = *living.tasks[index];
   TaskPlan plan;
-  plan.threads = diff::plan_threads(task.threads, now.threads);
+  const auto blank = stay.blanks().find(diff::task_actor(task.pid));
+  plan.threads = diff::plan_threads(task.threads, now.threads, blank != stay.blanks().end());
   plan.changed_threads = plan.threads.changed;
   plan.memory = diff::plan_memory(task.memory, now.memory);
+  // With the layout it gets the auxiliary vector that the program was started with.
+  if (blank != stay.blanks().end() && blank->second.executed && task.memory.layout == now.memory.layout)
+    plan.memory.operations.emplace_back(diff::SetLayout{now.memory.layout, task.memory.layout});
   plan.process = diff::plan_process(task.process, now.process, ids_of(now.threads), loses_children(tree, task.pid));
   plan.pages = pages_of(stay, wanted, living, index, plan.memory);
   return plan;
-}
-
-// A child has its parent's rights and runs its parent's program: what cannot be changed afterwards must be right.
-std::vector<diff::Refusal> unlike_their_parents(const Snapshot& wanted, const Living& living,
-                                                const diff::TreePlan& tree) {
-  std::vector<diff::Refusal> out;
-  const auto& tasks = wanted.tree.tasks;
-  for (const diff::TreeStep& step : tree.steps) {
-    const auto* const fork = std::get_if<diff::ForkBlank>(&step.call);
-    if (fork == nullptr) continue;
-    const auto child = std::ranges::find(tasks, model::Pid{fork->child.number}, &model::Task::pid);
-    const auto parent = std::ranges::find(tasks, model::Pid{step.actor.number}, &model::Task::pid);
-    if (child == tasks.end() || parent == tasks.end() || child->threads.empty()) continue;
-    const auto& now = living.tasks[static_cast<std::size_t>(parent - tasks.begin())];
-    const model::Task& forks = now ? *now : *parent;  // one that is made again itself is as it was
-    const std::string object = fmt::format("task {} ({})", child->pid.value, child->threads.front().name);
-    const std::string hint = "this release makes a task again with the rights and the program of its parent alone";
-    if (const auto rights =
-            diff::compare_credentials(child->threads.front().credentials, forks.threads.front().credentials))
-      out.push_back({.object = object,
-                     .reason = fmt::format("ended since, and its {} was another than that of task {}", rights->object,
-                                           forks.pid.value),
-                     .hint = hint});
-    else if (child->process.executable_inode != forks.process.executable_inode ||
-             child->process.executable_device != forks.process.executable_device)
-      out.push_back({.object = object,
-                     .reason = fmt::format("ended since; it ran {}, and task {} runs {}", child->process.executable,
-                                           forks.pid.value, forks.process.executable),
-                     .hint = hint});
-  }
-  return out;
 }
 
 }  // namespace
@@ -174,7 +145,7 @@ Result<Living> look(Stay& stay, const Snapshot& wanted, capture::Depth depth, St
 Plan make_plan(Stay& stay, const Snapshot& wanted, const Living& living, const model::Surroundings& surroundings) {
   Plan plan;
   plan.tree = diff::plan_tree(wanted.forest, living.forest, surroundings);
-  plan.forks = unlike_their_parents(wanted, living, plan.tree);
+  plan.blanks = plan_blanks(wanted, living, plan.tree);
   for (const model::Task& task : wanted.tree.tasks) plan.pids.push_back(task.pid);
   plan.tasks.resize(living.tasks.size());
   plan_again(stay, wanted, living, plan);
@@ -235,7 +206,7 @@ void plan_pages(Stay& stay, const Snapshot& wanted, const Living& living, Plan& 
 std::vector<diff::Refusal> Plan::refusals() const {
   std::vector<diff::Refusal> all = tree.refusals;
   append(all, not_carried_out(tree));
-  append(all, forks);
+  append(all, blanks.refusals);
   for (std::size_t index = 0; index < tasks.size(); ++index) {
     if (!tasks[index]) continue;
     std::vector<diff::Refusal> some = tasks[index]->threads.refusals;
@@ -356,9 +327,9 @@ class Passing {
     }));
     RELIVE_TRY(apply::settle_locks(tables, plan_.descriptors));
     return each([&](std::size_t i, Bench& bench) -> Result<void> {
-      bench.goals =
-          RELIVE_TRY(apply::thread_goals(bench.visit, wanted_.tree.tasks[i].threads, living_.tasks[i]->threads,
-                                         apply::takes_driver_signals(plan_.tasks[i]->process)));
+      bench.goals = RELIVE_TRY(apply::thread_goals(
+          bench.visit, plan_.tasks[i]->threads, wanted_.tree.tasks[i].threads, living_.tasks[i]->threads,
+          apply::takes_driver_signals(plan_.tasks[i]->process), wanted_.tree.tasks[i].process.dumpable));
       for (std::size_t at = 0; at < bench.cleanup.size(); ++at) {
         bench.commit.add(bench.cleanup.what(at), bench.cleanup.operations()[at].kind, {},
                          parasite::Program::OnError::go_on);
@@ -440,10 +411,7 @@ class Passing {
     return tables;
   }
   [[nodiscard]] const tracking::PageStore& store(std::size_t index) const {
-    const diff::Actor actor = diff::task_actor(wanted_.tree.tasks[index].pid);
-    if (const auto blank = stay_.blanks().find(actor); blank != stay_.blanks().end())
-      return *blank->second.member->store;
-    return *stay_.present().at(wanted_.tree.tasks[index].pid).member->store;
+    return *stay_.member(wanted_.tree.tasks[index].pid)->store;
   }
 
   Stay& stay_;
@@ -467,7 +435,7 @@ Result<void> carry_out(Stay& stay, const Snapshot& wanted, Living& living, Plan&
                        std::optional<parasite::TreeAgreement>& agreement, Passage& passage,
                        std::vector<std::string>& notes, Stopwatch& stopwatch) {
   if (!plan.tree.created.empty()) {
-    RELIVE_TRY(fork_tasks(stay, plan.tree, members, agreement, passage.irreversible));
+    RELIVE_TRY(fork_tasks(stay, wanted, plan.tree, plan.blanks.executing, members, agreement, passage.irreversible));
     stopwatch.lap("fork");
     for (std::size_t index = 0; index < plan.pids.size(); ++index) {
       // One that was killed to be made again was looked at before: it is another task now.

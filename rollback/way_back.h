@@ -13,6 +13,7 @@
 #include "diff/threads.h"
 #include "diff/tree.h"
 #include "parasite/agreement.h"
+#include "rollback/blank.h"
 #include "rollback/snapshot.h"
 #include "rollback/stay.h"
 #include "rollback/stopwatch.h"
@@ -48,8 +49,8 @@ struct Plan {
   diff::TreePlan tree;
   std::vector<std::optional<TaskPlan>> tasks;  // as Living::tasks; nothing for those at rest, too
   diff::DescriptorPlan descriptors;
-  std::vector<diff::Refusal> forks;  // tasks that nobody can fork as they were
-  std::vector<model::Pid> pids;      // of the snapshot's tasks
+  BlankPlan blanks;
+  std::vector<model::Pid> pids;  // of the snapshot's tasks
 
   [[nodiscard]] std::vector<diff::Refusal> refusals() const;
   [[nodiscard]] std::vector<diff::Difference> differences() const;

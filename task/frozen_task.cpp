@@ -21,6 +21,7 @@
 
 #include "base/clock.h"
 #include "task/procfs.h"
+#include "task/signal_set.h"
 
 namespace relive::task {
 
@@ -81,6 +82,13 @@ std::unexpected<Error> is_thread_of(Pid pid, pid_t group) {
               fmt::format("name the task: {}", group));
 }
 
+// PF_KTHREAD (include/linux/sched.h) among the flags, field 9 of proc_pid_stat(5).
+Result<bool> is_kernel_thread(Pid pid) {
+  constexpr std::uint64_t kKernelThread = 0x00200000;
+  const std::string stat = RELIVE_TRY(read_proc(pid, "stat"));
+  return (RELIVE_TRY(to_number<std::uint64_t>(RELIVE_TRY(stat_field(stat, 9)), "flags")) & kKernelThread) != 0;
+}
+
 // Why a task cannot be frozen, by name; nothing, if it could be.
 Result<void> check_target(Pid pid) {
   auto read = read_proc(pid, "status");
@@ -94,8 +102,11 @@ Result<void> check_target(Pid pid) {
   const auto group = RELIVE_TRY(to_number<pid_t>(status_field(status, "Tgid"), "Tgid"));
   if (group != pid.value) return is_thread_of(pid, group);
   const bool zombie = status_field(status, "State").starts_with("Z") || status_field(status, "State").starts_with("X");
-  if (status_field(status, "Kthread") == "1" || (!zombie && status_field(status, "VmSize").empty()))
-    return fail(ErrorKind::refused, fmt::format("task {} ({}) is a kernel thread", pid.value, command_of(pid.value)));
+  if (!zombie && status_field(status, "VmSize").empty()) {
+    if (RELIVE_TRY(is_kernel_thread(pid)))
+      return fail(ErrorKind::refused, fmt::format("task {} ({}) is a kernel thread", pid.value, command_of(pid.value)));
+    return fail(ErrorKind::task_died, fmt::format("task {} is about to end: it has no memory any more", pid.value));
+  }
   if (zombie && status_field(status, "Threads") == "1")
     return fail(ErrorKind::refused, fmt::format("task {} ({}) is a zombie: it has ended and waits for its parent",
                                                 pid.value, command_of(pid.value)));
@@ -170,13 +181,20 @@ Result<void> suspend_filters(Pid pid, Tid tid) {
 bool signal_deliverable(const FrozenTask& task, Tid tid) {
   const auto status = task.status(tid);
   if (!status) return false;
-  const auto mask = [&](std::string_view name) {
-    const std::string_view text = status_field(*status, name);
-    std::uint64_t bits = 0;
-    std::from_chars(text.data(), text.data() + text.size(), bits, 16);
-    return bits;
-  };
+  const auto mask = [&](std::string_view name) { return signal_set(*status, name); };
   return ((mask("SigPnd") | mask("ShdPnd")) & ~mask("SigBlk")) != 0;
+}
+
+// SIGSTOP is about to be delivered: it can be blocked by nobody, so it comes while a thread runs for us, too.
+bool is_told_to_stop(int status) { return WIFSTOPPED(status) && status >> 16 == 0 && WSTOPSIG(status) == SIGSTOP; }
+
+// It is to stop the task when the task goes on, not us: it waits in the queue of a task that stands. Unless SIGCONT has
+// come meanwhile, which takes it away (signal(7)), and which is blocked while a thread runs for us.
+void put_stop_back(Pid pid) {
+  const auto status = read_proc(pid, "status");
+  if (!status) return;
+  const std::uint64_t pending = signal_set(*status, "SigPnd") | signal_set(*status, "ShdPnd");
+  if ((pending >> (SIGCONT - 1) & 1U) == 0) ::kill(pid.value, SIGSTOP);
 }
 
 // See FrozenThread::registers. EINTR says that the call has done nothing, except for the two that are left alone.
@@ -419,6 +437,13 @@ Result<int> FrozenTask::memory() const {
   return memory_.get();
 }
 
+Result<void> FrozenTask::renew() {
+  memory_.reset();
+  RELIVE_TRY(read_thread(threads_.front()));
+  threads_.front().registers.orig_rax = ~0ULL;  // it stands behind the call
+  return {};
+}
+
 Result<void> FrozenTask::let_live() {
   const bool filtered = is_filtered(RELIVE_TRY(read_proc(pid_, "status")));
   for (const FrozenThread& thread : threads_) {
@@ -513,13 +538,22 @@ Result<void> FrozenTask::write(model::TaskAddress to, std::span<const std::byte>
 
 Result<int> FrozenTask::run_until_stop(Tid tid, int request) {
   if (trace(request, tid, nullptr, nullptr) != 0) return fail_errno("PTRACE_CONT", name_of(tid));
+  bool told_to_stop = false;
   for (;;) {
     int status = 0;
     if (::waitpid(tid.value, &status, __WALL) < 0) {
       if (errno == EINTR) continue;
       return fail_errno("waitpid", name_of(tid), errno == ECHILD ? ESRCH : errno);
     }
-    if (WIFSTOPPED(status)) return status;
+    if (is_told_to_stop(status)) {
+      told_to_stop = true;
+      if (trace(request, tid, nullptr, nullptr) != 0 && errno != ESRCH) return fail_errno("PTRACE_CONT", name_of(tid));
+      continue;
+    }
+    if (WIFSTOPPED(status)) {
+      if (told_to_stop) put_stop_back(pid_);
+      return status;
+    }
     std::erase_if(threads_, [&](const FrozenThread& thread) { return thread.tid == tid; });
     return fail(ErrorKind::task_died, fmt::format("{} ended while relive had it in its hand", name_of(tid)));
   }
@@ -573,14 +607,17 @@ Result<void> FrozenTask::adopt(Tid tid) {
 }
 
 Result<void> FrozenTask::wait_gone(Tid tid) {
+  bool told_to_stop = false;
   for (;;) {
     int status = 0;
     const pid_t got = ::waitpid(tid.value, &status, __WALL);
     if (got < 0 && errno == EINTR) continue;
     if (got < 0 || WIFEXITED(status) || WIFSIGNALED(status)) break;
+    told_to_stop = told_to_stop || is_told_to_stop(status);
     if (trace(PTRACE_CONT, tid, nullptr, nullptr) != 0 && errno != ESRCH)
       return fail_errno("PTRACE_CONT", name_of(tid));
   }
+  if (told_to_stop) put_stop_back(pid_);
   std::erase_if(threads_, [&](const FrozenThread& thread) { return thread.tid == tid; });
   return {};
 }

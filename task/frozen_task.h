@@ -59,7 +59,8 @@ class FrozenTask {
   Result<void> read(model::TaskAddress from, std::span<std::byte> into) const;
   Result<void> write(model::TaskAddress to, std::span<const std::byte> bytes) const;
 
-  // Lets a thread run and waits for its next stop. Returns the stop's wait status. task_died if the task ended.
+  // Lets a thread run and waits for its next stop. Returns the stop's wait status. task_died if the task ended. A
+  // SIGSTOP that comes meanwhile does not count: it stays pending, and stops the task when that goes on.
   Result<int> run_until_stop(model::Tid tid, int request /* PTRACE_CONT or PTRACE_SYSCALL */);
   Result<user_regs_struct> registers(model::Tid tid) const;
   Result<void> set_registers(model::Tid tid, const user_regs_struct& registers) const;
@@ -77,6 +78,8 @@ class FrozenTask {
   // instruction. It runs nothing, and dies with us (PTRACE_O_EXITKILL) until let_live().
   static Result<FrozenTask> born(model::Pid pid);
   [[nodiscard]] bool blank() const { return blank_; }
+  // A blank task has called execve(2) under our hand: its memory and its registers are others now.
+  Result<void> renew();
   Result<void> let_live();
   // Kills the task and waits until nothing of it is left but what its parent has to reap.
   void end();

@@ -1,5 +1,7 @@
 #include "task/frozen_tree.h"
 
+#include <sched.h>
+
 #include <algorithm>
 #include <charconv>
 #include <string>
@@ -78,7 +80,9 @@ Result<void> FrozenTree::add_children(std::size_t of, int patience_ms) {
     if (find(child) != nullptr || std::ranges::find(zombies_, child, &Zombie::pid) != zombies_.end()) continue;
     auto added = add(child, patience_ms);
     if (added) continue;
-    const auto zombie = read_zombie(child);
+    auto zombie = read_zombie(child);
+    for (; added.error().kind == ErrorKind::task_died && zombie && !*zombie; zombie = read_zombie(child))
+      ::sched_yield();  // on its way to be one; nobody waits for it meanwhile
     if (zombie && *zombie) {
       zombies_.push_back(**zombie);
     } else if (zombie || !is_gone(zombie.error())) {

@@ -151,6 +151,13 @@ void fail_everywhere(RunVictim run, const Goal& goal) {
   ::testing::Test::RecordProperty("points_failed", static_cast<int>(failed));
 }
 
+// Why a rollback was not done.
+std::string complaint(const Result<rollback::RollbackReport>& report) {
+  if (!report) return report.error().text();
+  std::string out = report->error ? report->error->text() + "\n" : "";
+  for (const auto& refusal : report->refusals) out += refusal.object + ": " + refusal.reason + "\n";
+  return out;
+}
 TEST_P(FaultsTest, EveryFailureLeavesTheTaskAsItWas) { fail_everywhere(GetParam(), Goal(false)); }
 TEST_P(ImageFaultsTest, EveryFailureLeavesTheTaskAsItWas) { fail_everywhere(GetParam(), Goal(true)); }
 
@@ -182,13 +189,7 @@ class Keeper {
  private:
   static int complain_unless_done(const Result<rollback::RollbackReport>& report) {
     if (report && report->fate == apply::Fate::done) return 0;
-    if (!report) {
-      std::cerr << report.error().text() << "\n";
-    } else if (report->error) {
-      std::cerr << report->error->text() << "\n";
-    } else {
-      for (const auto& refusal : report->refusals) std::cerr << refusal.object << ": " << refusal.reason << "\n";
-    }
+    std::cerr << complaint(report);
     return 2;
   }
 
@@ -229,7 +230,7 @@ void let_die(RunVictim run, bool image, const std::function<void()>& arm, Afterm
   ASSERT_EQ(subject.ask(testing::kWreck), 'y');
   const auto report = (*engine)->rollback({.name = kName});
   ASSERT_TRUE(report.has_value()) << report.error().text();
-  ASSERT_EQ(report->fate, apply::Fate::done);
+  ASSERT_EQ(report->fate, apply::Fate::done) << complaint(report);
   ASSERT_EQ(subject.ask(testing::kJudge), testing::kBack) << subject.complaints();
 }
 

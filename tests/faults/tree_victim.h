@@ -7,8 +7,9 @@
 
 namespace relive::testing {
 
-// As run_victim() (faults/victim.h). At the snapshot it has three children; behind it one of them lives on, one has
-// ended and was waited for, one was killed and was not, and there is a new one.
+// As run_victim() (faults/victim.h). At the snapshot it has four children; behind it one of them lives on, one (of a
+// lesser user, where there is one) has ended and was waited for, one was killed and was not, one that ran another
+// program has ended, and there is a new one.
 int run_tree_victim(ChildEnd end, const std::string& scratch);
 
 }  // namespace relive::testing

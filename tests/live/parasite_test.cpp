@@ -4,6 +4,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <csignal>
 #include <thread>
 
 #include "live/child.h"
@@ -41,6 +42,43 @@ TEST(ParasiteTest, RunsInsideAndLeavesTheTaskAsItWas) {
     EXPECT_TRUE(session->present_in(task::read_proc(child.pid(), "maps").value()));
   }
   task->resume();
+  EXPECT_EQ(child.ask('x'), 'x');
+}
+
+char state_of(model::Pid pid) {
+  const auto status = task::read_proc(pid, "status");
+  return status ? task::status_field(*status, "State").front() : '?';
+}
+// As a snapshot does it, with signals that come before the parasite is put in, and behind that.
+void visit_under(const Child& child, int early, int late) {
+  auto task = FrozenTask::freeze(child.pid());
+  ASSERT_TRUE(task.has_value()) << task.error().text();
+  ::kill(child.pid().value, early);
+  auto session = Session::infect(*task);
+  ASSERT_TRUE(session.has_value()) << session.error().text();
+  {
+    auto visit = Visit::begin(*task, *session);
+    ASSERT_TRUE(visit.has_value()) << visit.error().text();
+    if (late != 0) ::kill(child.pid().value, late);
+    EXPECT_TRUE(visit->syscall("getpid", SYS_getpid, {}).has_value());
+  }
+  EXPECT_TRUE(session->leave(*task).has_value());
+  task->resume();
+}
+
+TEST(ParasiteTest, AStopThatComesMeanwhileStopsTheTaskBehindIt) {
+  const Child child(echo);
+  ASSERT_EQ(child.ask('x'), 'x');
+  visit_under(child, SIGSTOP, 0);
+  while (state_of(child.pid()) != 'T') ::usleep(1000);
+  ::kill(child.pid().value, SIGCONT);
+  EXPECT_EQ(child.ask('x'), 'x');
+}
+
+TEST(ParasiteTest, AStopThatIsTakenBackMeanwhileStopsNobody) {
+  const Child child(echo);
+  ASSERT_EQ(child.ask('x'), 'x');
+  visit_under(child, SIGSTOP, SIGCONT);
   EXPECT_EQ(child.ask('x'), 'x');
 }
 

@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
 """Debian's nginx taken back a hundred times under wrk's load; it answers after each.
 
-One process, or a master with workers, which are made anew now and then (SIGHUP): the old ones come back.
+One process, or a master with workers, which are made anew now and then (SIGHUP), or killed: the old ones come back,
+as the user that they were.
 """
 
 import getpass
 import os
+import pwd
 import shutil
 import signal
 import socket
@@ -15,6 +17,9 @@ import harness
 
 ROUNDS = 100
 CONNECTIONS = 32
+
+# Whom a master that is root makes its workers: no user has to exist for it.
+WORKERS_USER = "www-data" if os.geteuid() == 0 and "www-data" in {entry.pw_name for entry in pwd.getpwall()} else getpass.getuser()
 
 CONFIGURATION = """
 daemon off;
@@ -56,7 +61,9 @@ class Nginx:
         (scene.directory / "www/limited.txt").write_text("let in")
         configuration = scene.directory / "nginx.conf"
         configuration.write_text(CONFIGURATION.format(
-            directory=scene.directory, port=self.port, master="on" if workers else "off", workers=max(1, workers), user=getpass.getuser()))
+            directory=scene.directory, port=self.port, master="on" if workers else "off", workers=max(1, workers), user=WORKERS_USER))
+        if os.geteuid() == 0:
+            os.chmod(scene.directory, 0o755)  # its workers serve from there
         self.process = scene.start(["nginx", "-c", configuration], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                                    stderr=subprocess.DEVNULL)
         self.pid = self.process.pid
@@ -96,6 +103,17 @@ class Nginx:
         os.kill(self.pid, signal.SIGHUP)
         harness.wait_until("new workers", lambda: len(set(harness.descendants(self.pid)[1:]) - old) == self.workers)
 
+    def kill_workers(self):
+        """They are made again by their master at once; nobody waits for these."""
+        for worker in harness.descendants(self.pid)[1:]:
+            os.kill(worker, signal.SIGKILL)
+
+    def workers_rights(self):
+        """Who they are, and what they may do, as procfs tells it."""
+        names = ("Uid", "Gid", "Groups", "CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs", "Seccomp")
+        workers = harness.descendants(self.pid)[1:]
+        return {pid: [harness.Task(pid).status(name) for name in names] + [os.stat(f"/proc/{pid}/mem").st_uid] for pid in workers}
+
     def check(self):
         for n in (0, 7, 29):
             harness.expect_equal(f"page {n}", self.get(f"/{n}.txt"), (200, f"page {n}\n" * 200))
@@ -109,10 +127,14 @@ def test(scene, tracker, words):
     with nginx.connect() as kept:
         harness.expect_equal("first request of a connection that stays", nginx.get_over(kept, "/1.txt")[0], 200)
         before = nginx.requests()
+        rights = nginx.workers_rights()
         scene.snapshot(nginx.pid, "a", tracker)
         harness.expect_equal("first limited request", nginx.get("/limited.txt"), (200, "let in"))
         harness.expect_equal("second limited request", nginx.get("/limited.txt")[0], 503)
         for round_ in range(words.rounds):
+            if round_ == words.rounds // 2:  # connections end with the workers that are killed from here on
+                scene.rollback(nginx.pid, "a")
+                harness.expect_equal("request over the connection that stayed", nginx.get_over(kept, "/2.txt")[0], 200)
             load = scene.start(["wrk", "-t", 2, "-c", CONNECTIONS, "-d", "60s", f"http://127.0.0.1:{nginx.port}/{round_ % 30}.txt"],
                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             harness.wait_until("the load is on", lambda: nginx.requests() > before + 300)
@@ -120,6 +142,8 @@ def test(scene, tracker, words):
                 os.kill(nginx.pid, signal.SIGUSR1)  # it opens its logs anew
             if words.workers and round_ % 10 == 1:
                 nginx.reload()
+            if words.workers and round_ >= words.rounds // 2 and round_ % 10 in (3, 4):
+                nginx.kill_workers()
             silent = round_ % 2 == 0
             if silent:
                 load.send_signal(signal.SIGSTOP)  # its connections stand, and it asks nothing anew
@@ -129,10 +153,10 @@ def test(scene, tracker, words):
                 harness.expect(nginx.requests() <= before + 2 * CONNECTIONS, f"round {round_}: the count of requests did not go back")
             harness.end_process(load)
             scene.processes.remove(load)
+            harness.expect_equal(f"round {round_}: workers and their rights", nginx.workers_rights(), rights)
             nginx.check()
             harness.expect_equal(f"round {round_}: the zone of limits is back", nginx.get("/limited.txt"), (200, "let in"))
         scene.rollback(nginx.pid, "a")
-        harness.expect_equal("request over the connection that stayed", nginx.get_over(kept, "/2.txt")[0], 200)
     scene.drop(nginx.pid)
     nginx.check()
 

@@ -126,6 +126,27 @@ TEST(MemoryPlanTest, AHugePageMarkCannotBeTakenOffSoTheMappingIsMadeAnew) {
   EXPECT_THAT(plan_memory(wanted, living).made, SizeIs(1));
 }
 
+TEST(MemoryPlanTest, TheKernelsOwnMappingsAreMovedWhole) {
+  auto vdso = mapping(0, 2, PROT_READ | PROT_EXEC);
+  vdso.source = MappingSource::kernel;
+  vdso.name = "[vdso]";
+  auto elsewhere = vdso;  // overlaps where it is wanted, and lies where another mapping is wanted
+  elsewhere.range = {kBase + kPageSize, kBase + 3 * kPageSize};
+  const auto wanted = memory({vdso, mapping(2, 1)});
+  const auto living = memory({elsewhere, mapping(8, 1)});
+  const auto plan = plan_memory(wanted, living);
+  EXPECT_THAT(plan.refusals, IsEmpty());
+  EXPECT_THAT(plan.operations,
+              ElementsAre(MemoryOperation(UnmapRange{living.mappings[1].range}),
+                          MemoryOperation(MoveKernelMapping{"[vdso]", elsewhere.range, vdso.range.begin}),
+                          MemoryOperation(MakeMapping{wanted.mappings[1], false, 0, 0})));
+  EXPECT_THAT(plan.made, ElementsAre(wanted.mappings[1].range));
+
+  auto longer = elsewhere;
+  longer.range.end += kPageSize;
+  EXPECT_THAT(plan_memory(memory({vdso}), memory({longer})).refusals, SizeIs(2)) << "not the same mapping";
+}
+
 TEST(MemoryPlanTest, WhatCannotBePutBackIsRefusedByName) {
   auto vdso = mapping(0, 2, PROT_READ | PROT_EXEC);
   vdso.source = MappingSource::kernel;
@@ -143,6 +164,7 @@ TEST(MemoryPlanTest, WhatCannotBePutBackIsRefusedByName) {
 
   EXPECT_THAT(plan_memory(memory({vdso}), memory({})).refusals, SizeIs(1));
   EXPECT_THAT(plan_memory(memory({vdso}), memory({vdso})).refusals, IsEmpty());
+  EXPECT_THAT(plan_memory(memory({}), memory({vdso})).refusals, SizeIs(1));
   EXPECT_THAT(unhandled_memory(memory({ring, huge})), SizeIs(2));
   EXPECT_THAT(plan_memory(memory({}), memory({ring})).refusals, IsEmpty()) << "a ring born since can go";
   EXPECT_THAT(plan_memory(memory({segment}), memory({})).refusals, SizeIs(1));
@@ -202,6 +224,7 @@ class Simulator {
     each(op.range, [](Page&) {});
     space_.erase(space_.lower_bound(op.range.begin), space_.lower_bound(op.range.end));
   }
+  void operator()(const MoveKernelMapping&) { FAIL() << "nothing of the kernel's is mapped"; }
   void operator()(const MakeMapping& op) {
     Mapping bare = op.mapping;
     bare.marks = {};
