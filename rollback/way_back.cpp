@@ -403,7 +403,7 @@ Result<void> refuse_all(const std::vector<diff::Refusal>& refusals) {
 
 Result<void> carry_out(Stay& stay, const Snapshot& wanted, Living& living, Plan& plan, Members& members,
                        std::optional<parasite::TreeAgreement>& agreement, Passage& passage,
-                       std::vector<std::string>& notes, Stopwatch& stopwatch) {
+                       std::vector<std::string>& notes, Stopwatch& stopwatch, const Supply& supply) {
   if (!plan.tree.created.empty()) {
     RELIVE_TRY(fork_tasks(stay, plan.tree, members, agreement, passage.irreversible));
     stopwatch.lap("fork");
@@ -416,6 +416,7 @@ Result<void> carry_out(Stay& stay, const Snapshot& wanted, Living& living, Plan&
     plan.descriptors = diff::plan_descriptors(wanted.tree.descriptors, living.descriptors, wanted.owners_of_tables());
     stopwatch.lap("plan");
     RELIVE_TRY(refuse_all(plan.refusals()));
+    if (supply) RELIVE_TRY(supply(living, plan));
   }
   Passing passing(stay, wanted, living, plan, notes);
   RELIVE_TRY(passing.prepare());
