@@ -8,6 +8,8 @@ namespace relive::cli {
 
 namespace {
 
+constexpr int kKeepersAsked = 10;
+
 ExitCode verdict(const rollback::RollbackReport& report, bool dry_run) {
   if (report.error && report.fate == apply::Fate::untouched) return exit_code(report.error->kind);
   if (dry_run) return report.refusals.empty() ? ExitCode::done : ExitCode::untouched;
@@ -68,8 +70,13 @@ Result<rollback::RollbackReport> ask(const Words& words, const rollback::Rollbac
   const auto key = RELIVE_TRY(task_of(words));
   const auto registry = RELIVE_TRY(rollback::Registry::open());
   const auto lock = RELIVE_TRY(registry.lock(key, fmt::format("relive {}", command)));
-  if (!options.image.empty()) RELIVE_TRY(ensure_keeper(registry, key, output, command));
-  return rollback::ask_for<rollback::RollbackReport>(registry, request(key, options));
+  if (options.image.empty()) return rollback::ask_for<rollback::RollbackReport>(registry, request(key, options));
+  // A keeper with nothing to keep any more may be just ending: it says so, and the next one is asked.
+  for (int attempt = 1;; ++attempt) {
+    RELIVE_TRY(ensure_keeper(registry, key, output, command));
+    auto report = rollback::ask_for<rollback::RollbackReport>(registry, request(key, options));
+    if (report || report.error().kind != ErrorKind::not_found || attempt == kKeepersAsked) return report;
+  }
 }
 
 }  // namespace

@@ -129,7 +129,7 @@ void check_references(const Parts& parts, Findings& findings) {
                        fmt::format("is of task {}, which is not there", parts.locks[i].pid()));
 }
 
-void check_task(const ImagedTask& task, Findings& findings) {
+void check_task(const ImagedTask& task, const std::set<std::uint32_t>& seen, Findings& findings) {
   if (task.state == TaskState::dead || task.state == TaskState::zombie) return;
   for (const model::Thread& thread : task.task.threads) check_registers(thread, findings);
   check_pages(task, findings);
@@ -137,7 +137,7 @@ void check_task(const ImagedTask& task, Findings& findings) {
   for (const model::Descriptor& descriptor : task.descriptors.descriptors) open.insert(descriptor.fd.value);
   for (std::size_t i = 0; i < task.descriptors.open_files.size(); ++i) {
     const auto* set = std::get_if<model::EpollSet>(&task.descriptors.open_files[i].object);
-    if (set == nullptr) continue;
+    if (set == nullptr || seen.contains(task.file_ids[i])) continue;
     for (const model::EpollEntry& entry : set->entries)
       if (!entry.stale && !open.contains(entry.fd.value))
         findings.unsupported(

@@ -109,13 +109,9 @@ std::vector<model::FileLock> locks_from(std::uint32_t pid, std::uint32_t fd, con
   return locks;
 }
 
-const pb::ExtraFile* extra_of(const pb::ExtraTask* extra, std::uint32_t id) {
-  if (extra == nullptr) return nullptr;
-  // Written by ascending id.
-  const auto& files = extra->files();
-  const auto at = std::lower_bound(files.begin(), files.end(), id,
-                                   [](const pb::ExtraFile& file, std::uint32_t wanted) { return file.id() < wanted; });
-  return at != files.end() && at->id() == id ? &*at : nullptr;
+const pb::ExtraFile* extra_of(const FileReading& in, std::uint32_t id) {
+  const auto at = in.extras.find(id);
+  return at == in.extras.end() ? nullptr : at->second;
 }
 
 // About how much of the model a file becomes.
@@ -264,11 +260,12 @@ Result<void> table_to(ImagedTask& task, FileWriting& out, pb::ExtraTask& extra) 
   for (std::size_t i = 0; i < table.open_files.size(); ++i) {
     const model::OpenFile& open = table.open_files[i];
     const std::uint32_t id = task.file_ids[i];
-    pb::ExtraFile& more = extras[id];
+    locks_to(task, open, id, first_fd[i], out, extra);
+    const bool first = out.first_told(id);  // else another table leads to it, too
+    pb::ExtraFile none;
+    pb::ExtraFile& more = first ? extras[id] : none;
     more.set_id(id);
     if (open.watched) more.set_watched(true);
-    locks_to(task, open, id, first_fd[i], out, extra);
-    if (out.parts.files.contains(id)) continue;  // another table leads to it too
     if (const auto* queue = std::get_if<model::MessageQueue>(&open.object)) {
       pb::ExtraQueue& made = *extra.add_queues();
       made.set_id(id);
@@ -281,6 +278,7 @@ Result<void> table_to(ImagedTask& task, FileWriting& out, pb::ExtraTask& extra) 
       more.set_notifies(queue->notifies);
       continue;
     }
+    if (!first) continue;
     if (const std::string reason = unwritable(open); !reason.empty()) return fail(ErrorKind::refused, reason);
     pb::File& file = out.parts.files[id];
     file.set_id(id);
@@ -334,7 +332,7 @@ void table_from(std::uint32_t table, const pb::ExtraTask* extra, const FileReadi
   const std::string name = file_name(FileKind::fdinfo, table);
 
   const auto add = [&](std::uint32_t id, model::OpenFile open) {
-    const pb::ExtraFile* const more = extra_of(extra, id);
+    const pb::ExtraFile* const more = extra_of(in, id);
     open.watched = more != nullptr && more->watched();
     index.emplace(id, to.open_files.size());
     task.file_ids.push_back(id);
@@ -369,7 +367,7 @@ void table_from(std::uint32_t table, const pb::ExtraTask* extra, const FileReadi
         break;
       }
       if (!index.contains(from.file())) {
-        auto open = file_from(file->second, extra_of(extra, from.file()), in);
+        auto open = file_from(file->second, extra_of(in, from.file()), in);
         if (!open) continue;
         add(from.file(), *std::move(open));
       }
@@ -384,7 +382,7 @@ void table_from(std::uint32_t table, const pb::ExtraTask* extra, const FileReadi
       model::OpenFile open;
       open.status_flags = queue.flags();
       owner_from(queue.owner(), open);
-      const pb::ExtraFile* const more = extra_of(extra, queue.id());
+      const pb::ExtraFile* const more = extra_of(in, queue.id());
       model::MessageQueue made{.path = queue.path(), .identity = {}, .position = queue.position(), .notifies = false};
       if (more != nullptr) {
         made.identity = {more->device(), more->inode()};

@@ -4,8 +4,10 @@
 // terminals.cpp. Writing gives ids; reading resolves them. What CRIU has no field for goes into a pb::ExtraFile.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <map>
+#include <set>
 #include <string>
 
 #include "image/image.h"
@@ -58,6 +60,9 @@ struct FileWriting {
   std::size_t task = 0;          // at work
 
   std::uint32_t new_file() { return next_file_++; }
+  // Is it the first that is told of this file?
+  bool first_told(std::uint32_t id) { return told_.insert(id).second; }
+  void reserve_file(std::uint32_t id) { next_file_ = std::max(next_file_, id + 1); }
   std::uint32_t new_object() { return next_object_++; }
   // The id of a file that is named only by what maps it, stands in it, or executes it.
   std::uint32_t named(const std::string& path, std::uint32_t flags, std::uint64_t address);
@@ -73,6 +78,7 @@ struct FileWriting {
 
  private:
   std::uint32_t next_file_ = 1;
+  std::set<std::uint32_t> told_;
   std::uint32_t next_object_ = 1;
   std::uint32_t next_ghost_ = 1;
   std::map<std::pair<std::string, std::uint32_t>, std::uint32_t> named_;
@@ -87,6 +93,7 @@ struct FileReading {
   Budget& budget;
   std::map<std::uint32_t, const pb::Remap*> remaps;                                 // by id of the file
   std::map<std::pair<std::int32_t, std::int32_t>, std::vector<std::size_t>> locks;  // by pid and descriptor
+  std::map<std::uint32_t, const pb::ExtraFile*> extras;  // by id: what the first task tells that has it
   void damaged(std::uint32_t file, std::string what) const;
   void unsupported(std::uint32_t file, std::string what) const;
   // The path of a file as the model writes it: " (deleted)" behind it when it has no name any more.

@@ -33,10 +33,11 @@ struct ImagedTask {
   model::DescriptorTable
       descriptors;  // its own: the tables of other tasks are theirs (`file_ids` tells what is shared)
   TaskState state = TaskState::running;
+  int exit_signal = 17;         // SIGCHLD; what its parent is sent at its end
   std::uint32_t exit_code = 0;  // of a zombie, as wait(2) tells it
   SharedObjects shared;
-  // Beside descriptors.open_files: the id of each in the whole image. To be written: empty, and each is one of its
-  // own.
+  // Beside descriptors.open_files: the id of each in the whole image, not 0; equal ids in two tasks, one open file. To
+  // be written: empty, and each is one of its own.
   std::vector<std::uint32_t> file_ids;
   std::vector<std::uint64_t> auxiliary_vector;  // getauxval(3), in pairs
   // Read: all pages with contents of their own, by address; those of shared memory too. Of tasks with one memory the

@@ -70,6 +70,8 @@ struct Reading {
     const bool alive = single(FileKind::core, pid, leader, true) && leader.has_task() &&
                        (leader.task().state() == 1 || leader.task().state() == 3);
     parts.cores.emplace(pid, std::move(leader));
+    pb::ExtraTask extra;
+    if (single(FileKind::extra, pid, extra, false)) parts.extras.emplace(pid, std::move(extra));
     if (!alive) return;
     for (const std::uint32_t tid : entry.threads()) {
       pb::Core core;
@@ -82,8 +84,6 @@ struct Reading {
     if (single(FileKind::mm, pid, memory, true)) parts.memories.emplace(pid, std::move(memory));
     pb::Fs fs;
     if (single(FileKind::fs, pid, fs, true)) parts.fs.emplace(pid, fs);
-    pb::ExtraTask extra;
-    if (single(FileKind::extra, pid, extra, false)) parts.extras.emplace(pid, std::move(extra));
     // Before there were ids, a table was its task's.
     table(parts.ids.contains(pid) && parts.inventory.fdinfo_per_id() ? parts.ids[pid].files() : pid);
   }

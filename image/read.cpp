@@ -19,6 +19,7 @@ namespace {
 constexpr std::uint32_t kOldestVersion = 1;
 constexpr std::uint32_t kNewestVersion = 2;
 constexpr std::size_t kNamedInError = 3;
+constexpr std::uint32_t kExtraVersion = 1;
 
 // The pages of an object, moved to the addresses where it is mapped.
 void add_shared(PageRuns& into, const model::Mapping& mapping, const PageRuns& object) {
@@ -42,7 +43,12 @@ class Reading {
     }
     check_tree(parts_, findings_);
     check_references(parts_, findings_);
-    FileReading files{parts_, findings_, budget_, {}, {}};
+    FileReading files{parts_, findings_, budget_, {}, {}, {}};
+    for (const pb::TreeEntry& entry : parts_.tree) {
+      const auto extra = parts_.extras.find(entry.pid());
+      if (extra == parts_.extras.end() || extra->second.version() != kExtraVersion) continue;
+      for (const pb::ExtraFile& file : extra->second.files()) files.extras.emplace(file.id(), &file);
+    }
     for (std::size_t i = 0; i < parts_.locks.size(); ++i)
       files.locks[{parts_.locks[i].pid(), parts_.locks[i].fd()}].push_back(i);
     for (const pb::Remap& remap : parts_.remaps) files.remaps.emplace(remap.file(), &remap);
@@ -54,7 +60,11 @@ class Reading {
           {id, regular.path(), regular.mode(), regular.has_size() ? std::optional(regular.size()) : std::nullopt});
     }
     for (const pb::TreeEntry& entry : parts_.tree) task(entry, files);
-    for (ImagedTask& task : image_.tasks) check_task(task, findings_);
+    std::set<std::uint32_t> seen;
+    for (ImagedTask& task : image_.tasks) {
+      check_task(task, seen, findings_);
+      seen.insert(task.file_ids.begin(), task.file_ids.end());
+    }
     image_.ours = !parts_.extras.empty();
     return std::move(image_);
   }
@@ -242,7 +252,7 @@ class Reading {
     }
     const auto found = parts_.extras.find(pid);
     const pb::ExtraTask* extra = found == parts_.extras.end() ? nullptr : &found->second;
-    if (extra != nullptr && extra->version() != 1) {
+    if (extra != nullptr && extra->version() != kExtraVersion) {
       findings_.unsupported(file_name(FileKind::extra, pid), 0,
                             fmt::format("version {} is not known", extra->version()));
       extra = nullptr;

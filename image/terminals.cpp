@@ -103,6 +103,7 @@ void terminal_to(const model::OpenFile& open, const model::Terminal& terminal, c
                  (terminal.hung_up ? kHungUp : 0U) | (terminal.controlling ? kIsControlling : 0U) |
                  (terminal.foreground ? kForeground : 0U) | (terminal.status_pending ? kStatusPending : 0U));
   more.set_unread(terminal.unread);
+  more.set_front(terminal.front);
 
   if (out.parts.terminals.contains(made.terminal())) return;
   pb::Terminal& info = out.parts.terminals[made.terminal()];
@@ -145,6 +146,7 @@ model::FileObject terminal_from(const File& file, const pb::ExtraFile* extra, co
   terminal.packets = info.packets();
   terminal.controlling = info.session() != 0;
   terminal.foreground = info.group() != 0;
+  terminal.front = static_cast<std::int32_t>(info.group());
   if (info.has_modes()) terminal.modes = modes_from(info.modes());
   terminal.discipline = static_cast<std::int32_t>(info.modes().discipline());
   const auto narrow = [](std::uint32_t value) { return static_cast<std::uint16_t>(value); };
@@ -169,6 +171,7 @@ model::FileObject terminal_from(const File& file, const pb::ExtraFile* extra, co
   terminal.foreground = (flags & kForeground) != 0;
   terminal.status_pending = (flags & kStatusPending) != 0;
   terminal.unread = more.unread();
+  terminal.front = more.has_front() ? more.front() : static_cast<std::int32_t>(info.group());
   terminal.discipline = more.discipline();
   model::TerminalModes modes{};
   if (more.modes().size() == modes.size()) {

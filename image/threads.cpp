@@ -226,8 +226,10 @@ void timers_from(const pb::Timers& from, model::Process& to, const std::string& 
 
 }  // namespace
 
+void begin_core(pb::Core& core) { core.set_machine(kX86); }
+
 void to_entry(const model::Thread& thread, pb::Core& core, pb::ExtraThread& extra) {
-  core.set_machine(kX86);
+  begin_core(core);
   pb::ThreadX86& x86 = *core.mutable_x86();
   x86.set_clear_child_tid(thread.clear_child_tid.value);
   registers_to(thread.registers, *x86.mutable_registers());
@@ -350,10 +352,18 @@ model::Thread thread_from(std::uint32_t tid, const pb::Core& core, const pb::Tas
 
 void to_entry(const ImagedTask& from, pb::TaskPart& part, pb::ExtraTask& extra) {
   const model::Process& process = from.task.process;
+  extra.set_version(1);
+  extra.set_start_time(from.task.start_time);
+  extra.set_exit_signal(from.exit_signal);
   part.set_state(static_cast<std::uint32_t>(from.state));
   part.set_exit_code(from.exit_code);
   part.set_personality(static_cast<std::uint32_t>(process.personality));
   part.set_flags(0);
+  if (from.state == TaskState::zombie || from.state == TaskState::dead) {
+    part.set_signal_mask(0);
+    part.set_name("");
+    return;
+  }
   const model::Thread& leader = from.task.threads.front();
   part.set_signal_mask(leader.signal_mask);
   part.set_name(leader.name);
@@ -377,8 +387,6 @@ void to_entry(const ImagedTask& from, pb::TaskPart& part, pb::ExtraTask& extra) 
   }
   part.set_child_subreaper(process.child_subreaper);
 
-  extra.set_version(1);
-  extra.set_start_time(from.task.start_time);
   for (const std::uint64_t inode : process.namespaces) extra.add_namespaces(inode);
   extra.set_parent(static_cast<std::uint32_t>(process.parent));
   extra.set_controlling_terminal(static_cast<std::uint32_t>(process.controlling_terminal));
@@ -394,6 +402,7 @@ void process_from(const pb::TaskPart& part, const pb::ExtraTask* extra, const st
   process.child_subreaper = part.child_subreaper();
   task.state = static_cast<TaskState>(part.state());
   task.exit_code = part.exit_code();
+  if (extra != nullptr && extra->has_exit_signal()) task.exit_signal = extra->exit_signal();
   if (task.state == TaskState::dead || task.state == TaskState::zombie) return;
   if (part.has_timers()) timers_from(part.timers(), process, file, findings);
   process.pending = queue_from(part.pending(), file, findings);

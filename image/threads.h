@@ -12,6 +12,8 @@ namespace relive::image {
 
 // The thread's part of an entry, and what has no place in it.
 void to_entry(const model::Thread& thread, pb::Core& core, pb::ExtraThread& extra);
+// What every entry has.
+void begin_core(pb::Core& core);
 // The task's part, in the leader's entry.
 void to_entry(const ImagedTask& task, pb::TaskPart& part, pb::ExtraTask& extra);
 

@@ -138,6 +138,8 @@ class Writing {
     inventory.set_namespaces_per_id(true);
     inventory.set_security_module(0);
     number_objects();
+    for (const ImagedTask& task : tasks_)
+      for (const std::uint32_t id : task.file_ids) files_.reserve_file(id);
     std::set<std::int32_t> pids;
     for (const ImagedTask& task : tasks_) pids.insert(task.task.pid.value);
     for (std::size_t i = 0; i < tasks_.size(); ++i) {
@@ -184,6 +186,10 @@ class Writing {
     entry.set_parent(pids.contains(process.parent) ? static_cast<std::uint32_t>(process.parent) : 0);
     entry.set_group(static_cast<std::uint32_t>(process.group));
     entry.set_session(static_cast<std::uint32_t>(process.session));
+    if (task.state == TaskState::dead || task.state == TaskState::zombie) {
+      convert_zombie(task, entry);
+      return {};
+    }
     if (task.task.threads.empty()) return fail(ErrorKind::refused, fmt::format("task {} has no threads", pid));
     pb::ExtraTask extra;
     for (const model::Thread& thread : task.task.threads) {
@@ -213,6 +219,14 @@ class Writing {
     return {};
   }
 
+  // It has a name in the tree and a status, and nothing else.
+  void convert_zombie(const ImagedTask& task, pb::TreeEntry& entry) {
+    entry.add_threads(entry.pid());
+    pb::Core& core = parts_.cores[entry.pid()];
+    begin_core(core);
+    to_entry(task, *core.mutable_task(), parts_.extras[entry.pid()]);
+  }
+
   // Where every page is that has to be written.
   void collect() {
     std::map<std::uint32_t, std::vector<const Unnamed*>> wanted;
@@ -222,6 +236,7 @@ class Writing {
     for (std::size_t i = 0; i < tasks_.size(); ++i) {
       const std::vector<Contents::Pages> pages = contents_.pages(i);
       pages_.push_back(pages);
+      if (tasks_[i].state == TaskState::dead || tasks_[i].state == TaskState::zombie) continue;
       std::vector<Piece>& own = of_tasks_[static_cast<std::uint32_t>(tasks_[i].task.pid.value)];
       if (!written.insert(tasks_[i].shared.memory).second) continue;
       for (const model::Mapping& mapping : tasks_[i].task.memory.mappings) {

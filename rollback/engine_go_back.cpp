@@ -49,7 +49,9 @@ Result<void> Engine::State::settle(Stay& stay, const Snapshot& wanted, const Liv
     for (const auto& copy : done.pages.copies)
       touched = tracking::unite(touched, {{copy.to, copy.to + copy.pages * kPageSize}});
     touched = tracking::unite(touched, done.pages.drops);
-    if (blank) {
+    if (blank && !tracker) {
+      member.tracker.reset();
+    } else if (blank) {
       if (auto made = tracking::Tracker::create(*tracker, visit)) member.tracker = *std::move(made);
       touched.clear();  // the first call arms all
     }
@@ -70,7 +72,8 @@ Result<void> Engine::State::settle(Stay& stay, const Snapshot& wanted, const Liv
 
 Result<void> Engine::State::supply(Stay& stay, Arrival& arrival, Living& living, Plan& plan, RollbackReport& report,
                                    Stopwatch& stopwatch) {
-  report.refusals = RELIVE_TRY(find_files(stay, arrival, living, plan));
+  // Where a task is to be forked first, what it needs is found when it lives.
+  if (plan.tree.created.empty()) report.refusals = RELIVE_TRY(find_files(stay, arrival, living, plan));
   stopwatch.lap("find files");
   if (!report.refusals.empty()) return {};
   RELIVE_TRY(take_in_pages(stay, arrival, living, plan, members));
@@ -99,8 +102,16 @@ Result<void> Engine::State::way_back(const Snapshot& wanted, Arrival* arrival, c
       RELIVE_TRY(supply(*stay, *arrival, living, plan, report, stopwatch));
     if (options.dry_run) report.plan = plan.texts();
     const bool goes = !options.dry_run && report.refusals.empty();
-    auto carried = goes ? carry_out(*stay, wanted, living, plan, members, agreement, passage, report.notes, stopwatch)
-                        : Result<void>();
+    Supply more;
+    if (arrival != nullptr)
+      more = [&](const Living& now, const Plan& planned) -> Result<void> {
+        report.refusals = RELIVE_TRY(find_files(*stay, *arrival, now, planned));
+        return report.refusals.empty() ? Result<void>()
+                                       : fail(ErrorKind::refused, "a file of the image cannot be had here");
+      };
+    auto carried =
+        goes ? carry_out(*stay, wanted, living, plan, members, agreement, passage, report.notes, stopwatch, more)
+             : Result<void>();
     report.at_rest = static_cast<std::uint64_t>(std::ranges::count(living.at_rest, true));
     report.descriptors = plan.descriptors.operations.size();
     for (const auto& task : plan.tasks) {

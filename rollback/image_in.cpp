@@ -93,6 +93,7 @@ model::TreeTask kin_of(const image::ImagedTask& from) {
   kin.parent = {process.parent};
   kin.group = {process.group};
   kin.session = {process.session};
+  kin.exit_signal = from.exit_signal;
   kin.child_subreaper = process.child_subreaper;
   if (is_zombie(from)) {
     kin.state = model::TaskState::zombie;
@@ -180,8 +181,9 @@ void complete(Arrival& arrival, const Living& living) {
   for (model::TreeTask& task : snapshot.forest.tasks) {
     const auto now = std::ranges::find(living.forest.tasks, task.pid, &model::TreeTask::pid);
     if (now == living.forest.tasks.end()) continue;
-    task.exit_signal = now->exit_signal;  // no image tells it
-    if (!arrival.image.ours && task.pid == snapshot.tree.root) task.parent = now->parent;
+    if (arrival.image.ours) continue;
+    task.exit_signal = now->exit_signal;
+    if (task.pid == snapshot.tree.root) task.parent = now->parent;
   }
   if (arrival.image.ours) return;
   for (std::size_t index = 0; index < living.tasks.size(); ++index) {

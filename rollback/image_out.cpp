@@ -11,7 +11,7 @@
 #include <csignal>
 #include <cstring>
 #include <map>
-#include <numeric>
+#include <set>
 #include <utility>
 
 #include "base/clock.h"
@@ -23,10 +23,12 @@ namespace relive::rollback {
 
 namespace {
 
+constexpr std::size_t kNone = ~std::size_t{0};
+
 // One task of the snapshot as the image has it: its place in Snapshot::tree, and which of the tree's open files its own
 // table leads to.
 struct Place {
-  std::size_t task = 0;
+  std::size_t task = kNone;  // kNone: it is a zombie
   std::vector<std::size_t> open_files;
 };
 
@@ -37,6 +39,7 @@ class SnapshotContents : public image::Contents {
   [[nodiscard]] std::vector<Pages> pages(std::size_t task) const override {
     const std::size_t index = places_[task].task;
     std::vector<Pages> found;
+    if (index == kNone) return found;
     for (const tracking::PageRun& run : parts_.snapshot->parts[index].pages.runs())
       found.push_back({run.address, parts_.stores[index]->bytes(run.slot, run.pages)});
     add_vdso(found, memory_of(task));
@@ -103,6 +106,14 @@ const model::TreeTask* in_forest(const Snapshot& snapshot, model::Pid pid) {
   return at == snapshot.forest.tasks.end() ? nullptr : &*at;
 }
 
+// The first table that leads to an open file.
+int table_of(const Snapshot& snapshot, const model::OpenFile& file) {
+  const auto& all = snapshot.tree.descriptors;
+  const auto index = static_cast<std::size_t>(&file - all.open_files.data());
+  const auto at = std::ranges::find(all.descriptors, index, &model::Descriptor::open_file);
+  return at == all.descriptors.end() ? 0 : at->fd.table;
+}
+
 // What of a tree is not written yet. One task alone is always written.
 Result<void> require_written(const Snapshot& snapshot) {
   const model::Tree& tree = snapshot.tree;
@@ -112,83 +123,100 @@ Result<void> require_written(const Snapshot& snapshot) {
   };
   for (const model::TreeTask& task : snapshot.forest.tasks) {
     const int pid = task.pid.value;
-    if (task.state == model::TaskState::zombie) return no(fmt::format("task {} is a zombie", pid));
     if (task.suspended_by.value != 0)
       return no(fmt::format("task {} waits for its vfork(2) child {}", pid, task.suspended_by.value));
     if (task.pid != tree.root && in_forest(snapshot, task.parent) == nullptr)
       return no(fmt::format("the parent of task {} is outside of the tree", pid));
     if (task.sharing.memory != 0 && task.sharing.memory != pid)
       return no(fmt::format("task {} shares its memory with task {}", pid, task.sharing.memory));
-    if (task.sharing.files != 0 && task.sharing.files != pid)
-      return no(fmt::format("task {} shares its descriptor table with task {}", pid, task.sharing.files));
   }
-  for (std::size_t index = 0; index < tree.tasks.size(); ++index)
-    if (!snapshot.parts[index].not_its_own.empty())
-      return no(fmt::format("task {} shares memory at {:x} with another task of the tree", tree.tasks[index].pid.value,
-                            snapshot.parts[index].not_its_own.front().begin));
-  const std::vector<model::Pid> owners = snapshot.owners_of_tables();
-  std::map<std::size_t, model::RemoteFd> first;  // by open file
-  for (const model::Descriptor& descriptor : tree.descriptors.descriptors) {
-    const auto [at, fresh] = first.try_emplace(descriptor.open_file, descriptor.fd);
-    if (!fresh && at->second.table != descriptor.fd.table)
-      return no(fmt::format("{} and {} are one open file: {}", model::name_of(at->second, owners),
-                            model::name_of(descriptor.fd, owners),
-                            model::describe(tree.descriptors.open_files[descriptor.open_file])));
-  }
+  for (const model::OpenFile& file : tree.descriptors.open_files)
+    if (const auto* const set = std::get_if<model::EpollSet>(&file.object))
+      for (const model::EpollEntry& entry : set->entries)
+        if (entry.fd.table != table_of(snapshot, file))
+          return no(fmt::format("an epoll set watches {}, which only another task of the tree leads to",
+                                model::name_of(entry.fd, snapshot.owners_of_tables())));
   return {};
 }
 
-// Indices of the tasks, parents first. REQUIRES: require_written().
-std::vector<std::size_t> parents_first(const Snapshot& snapshot) {
-  const auto& tasks = snapshot.tree.tasks;
-  const auto depth = [&](std::size_t index) {
-    std::size_t steps = 0;
-    for (const auto* task = in_forest(snapshot, tasks[index].pid); task != nullptr && steps <= tasks.size(); ++steps)
-      task = in_forest(snapshot, task->parent);
-    return steps;
-  };
-  std::vector<std::size_t> order(tasks.size());
-  std::iota(order.begin(), order.end(), std::size_t{0});
-  std::ranges::stable_sort(order, {}, depth);
+// The tasks, parents first, as a snapshot has them; zombies, which have no children, behind them.
+std::vector<const model::TreeTask*> parents_first(const Snapshot& snapshot) {
+  std::vector<const model::TreeTask*> order;
+  for (const model::Task& task : snapshot.tree.tasks)
+    if (const auto* const kin = in_forest(snapshot, task.pid)) order.push_back(kin);
+  for (const model::TreeTask& task : snapshot.forest.tasks)
+    if (task.state == model::TaskState::zombie) order.push_back(&task);
   return order;
 }
 
-// A task's own table, as table number 0. `place` gets the open files it leads to.
-model::DescriptorTable own_table(const model::DescriptorTable& all, const model::Task& task, Place& place) {
-  model::DescriptorTable own;
-  std::map<std::size_t, std::size_t> known;  // index of the tree's -> own
-  for (model::Descriptor descriptor : all.descriptors) {
-    if (descriptor.fd.table != static_cast<int>(task.table)) continue;
-    const auto [at, fresh] = known.try_emplace(descriptor.open_file, own.open_files.size());
-    if (fresh) {
-      model::OpenFile& file = own.open_files.emplace_back(all.open_files[descriptor.open_file]);
-      place.open_files.push_back(descriptor.open_file);
-      for (model::FileLock& lock : file.locks) lock.table = 0;
-      if (auto* set = std::get_if<model::EpollSet>(&file.object))
-        for (model::EpollEntry& entry : set->entries) entry.fd.table = 0;
-      if (auto* queue = std::get_if<model::MessageQueue>(&file.object)) queue->notified = 0;
-    }
-    descriptor.fd.table = 0;
-    descriptor.open_file = at->second;
-    own.descriptors.push_back(descriptor);
-  }
-  return own;
-}
+// A tree on its way into an image, task by task: what several tables lead to is told once.
+class Imaging {
+ public:
+  explicit Imaging(const Snapshot& snapshot) : snapshot_(snapshot) {}
 
-image::ImagedTask imaged(const Snapshot& snapshot, Place& place) {
-  image::ImagedTask made;
-  made.task = snapshot.tree.tasks[place.task];
-  made.descriptors = own_table(snapshot.tree.descriptors, made.task, place);
-  made.task.table = 0;
-  made.auxiliary_vector = auxiliary_vector(made.task.pid);
-  if (const model::TreeTask* const kin = in_forest(snapshot, made.task.pid)) {
-    made.task.process.parent = kin->parent.value;
-    made.task.process.group = kin->group.value;
-    made.task.process.session = kin->session.value;
-    made.shared.fs = static_cast<std::uint32_t>(kin->sharing.file_system);
+  image::ImagedTask imaged(const model::TreeTask& kin, Place& place) {
+    image::ImagedTask made;
+    made.exit_signal = kin.exit_signal;
+    const auto& tasks = snapshot_.tree.tasks;
+    const auto at = std::ranges::find(tasks, kin.pid, &model::Task::pid);
+    if (at == tasks.end()) {
+      made.state = image::TaskState::dead;  // as CRIU calls a zombie
+      made.exit_code = static_cast<std::uint32_t>(kin.status);
+      made.task.pid = kin.pid;
+    } else {
+      place.task = static_cast<std::size_t>(at - tasks.begin());
+      made.task = *at;
+      add_table(made, place);
+      made.task.table = 0;
+      made.auxiliary_vector = auxiliary_vector(kin.pid);
+      made.shared.fs = static_cast<std::uint32_t>(kin.sharing.file_system);
+      made.shared.files = static_cast<std::uint32_t>(kin.sharing.files);
+    }
+    made.task.process.parent = kin.parent.value;
+    made.task.process.group = kin.group.value;
+    made.task.process.session = kin.session.value;
+    return made;
   }
-  return made;
-}
+
+ private:
+  // A task's own table, as table number 0. `place` gets the open files it leads to.
+  void add_table(image::ImagedTask& made, Place& place) {
+    const model::DescriptorTable& all = snapshot_.tree.descriptors;
+    const int table = static_cast<int>(made.task.table);
+    const bool first_of_table = tables_.insert(table).second;
+    std::map<std::size_t, std::size_t> known;  // index of the tree's -> own
+    for (model::Descriptor descriptor : all.descriptors) {
+      if (descriptor.fd.table != table) continue;
+      const auto [at, fresh] = known.try_emplace(descriptor.open_file, place.open_files.size());
+      if (fresh) {
+        place.open_files.push_back(descriptor.open_file);
+        made.file_ids.push_back(static_cast<std::uint32_t>(descriptor.open_file) + 1);
+        made.descriptors.open_files.push_back(own_file(descriptor.open_file, table, first_of_table));
+      }
+      descriptor.fd.table = 0;
+      descriptor.open_file = at->second;
+      made.descriptors.descriptors.push_back(descriptor);
+    }
+  }
+
+  // The file as a table sees it: locks that go with the file are of the first that has it, those of a table its own.
+  model::OpenFile own_file(std::size_t index, int table, bool first_of_table) {
+    model::OpenFile file = snapshot_.tree.descriptors.open_files[index];
+    const bool first = files_.insert(index).second;
+    std::erase_if(file.locks, [&](const model::FileLock& lock) {
+      return lock.kind == model::LockKind::posix ? !first_of_table || lock.table != table : !first;
+    });
+    for (model::FileLock& lock : file.locks) lock.table = 0;
+    if (auto* set = std::get_if<model::EpollSet>(&file.object))
+      for (model::EpollEntry& entry : set->entries) entry.fd.table = 0;
+    if (auto* queue = std::get_if<model::MessageQueue>(&file.object)) queue->notified = 0;
+    return file;
+  }
+
+  const Snapshot& snapshot_;
+  std::set<int> tables_;
+  std::set<std::size_t> files_;
+};
 
 // Closes everything but stderr, the connection and what the snapshot holds: a copy of the tracker's descriptor would
 // keep the task tracked after a drop.
@@ -242,10 +270,9 @@ Result<image::WriteReport> write_snapshot(const SnapshotParts& parts, const std:
   RELIVE_TRY(require_written(*parts.snapshot));
   std::vector<image::ImagedTask> tasks;
   std::vector<Place> places;
-  for (const std::size_t index : parents_first(*parts.snapshot)) {
-    Place& place = places.emplace_back(Place{index, {}});
-    tasks.push_back(imaged(*parts.snapshot, place));
-  }
+  Imaging imaging(*parts.snapshot);
+  for (const model::TreeTask* const kin : parents_first(*parts.snapshot))
+    tasks.push_back(imaging.imaged(*kin, places.emplace_back()));
   return image::write_image(directory, std::move(tasks), SnapshotContents(parts, std::move(places)), progress);
 }
 

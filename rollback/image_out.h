@@ -22,9 +22,8 @@ struct SnapshotParts {
   std::vector<const tracking::PageStore*> stores;  // as Snapshot::parts
 };
 
-// Writes it from this process. `directory` as for image::write_image. Refused before anything is written: trees whose
-// tasks share what this release does not write once (open files, descriptor tables, memory), and those with zombies or
-// with tasks whose parent is outside.
+// Writes it from this process. `directory` as for image::write_image. Refused before anything is written: trees with
+// a task whose parent is outside, with tasks that share their memory, and what image/ has no place for.
 Result<image::WriteReport> write_snapshot(const SnapshotParts& parts, const std::string& directory,
                                           const image::Progress& progress);
 

@@ -433,7 +433,7 @@ Result<void> refuse_all(const std::vector<diff::Refusal>& refusals) {
 
 Result<void> carry_out(Stay& stay, const Snapshot& wanted, Living& living, Plan& plan, Members& members,
                        std::optional<parasite::TreeAgreement>& agreement, Passage& passage,
-                       std::vector<std::string>& notes, Stopwatch& stopwatch) {
+                       std::vector<std::string>& notes, Stopwatch& stopwatch, const Supply& supply) {
   if (!plan.tree.created.empty()) {
     RELIVE_TRY(fork_tasks(stay, wanted, plan.tree, plan.blanks.executing, members, agreement, passage.irreversible));
     stopwatch.lap("fork");
@@ -450,6 +450,7 @@ Result<void> carry_out(Stay& stay, const Snapshot& wanted, Living& living, Plan&
       plan_again(stay, wanted, living, plan);
     stopwatch.lap("plan");
     RELIVE_TRY(refuse_all(plan.refusals()));
+    if (supply) RELIVE_TRY(supply(living, plan));
   }
   Passing passing(stay, wanted, living, plan, notes);
   RELIVE_TRY(passing.prepare());

@@ -1,6 +1,7 @@
 // From the living tree to a snapshot: diff, plan, check, prepare, commit (docs/life-of-a-rollback.md).
 #pragma once
 
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
@@ -78,11 +79,14 @@ struct Passage {
   bool irreversible = false;  // a living task was killed so that its number is free: a failure cannot be undone
 };
 
+// Called when tasks were forked and all is planned again: what the plan needs besides (an image's files).
+using Supply = std::function<Result<void>(const Living& living, const Plan& plan)>;
+
 // Forks what is missing, prepares and commits. On an error with committed == false the stay undoes everything when it
 // ends. On success every thread stands before its goal: call Stay::depart(). `living` and `plan` end up with the tasks
 // that were forked in them.
 Result<void> carry_out(Stay& stay, const Snapshot& wanted, Living& living, Plan& plan, Members& members,
                        std::optional<parasite::TreeAgreement>& agreement, Passage& passage,
-                       std::vector<std::string>& notes, Stopwatch& stopwatch);
+                       std::vector<std::string>& notes, Stopwatch& stopwatch, const Supply& supply = {});
 
 }  // namespace relive::rollback

@@ -1,5 +1,7 @@
 #!/usr/bin/env python3
-"""A parent and its workers go back together: those that live, those born since, and those that have ended."""
+"""A parent and its workers go back together: those that live, those born since, and those that have ended.
+
+With --image from disk, with no snapshot kept."""
 
 import pathlib
 import sys
@@ -29,19 +31,26 @@ def test(scene, tracker, words):
     before = family.ask("status")
     scene.snapshot(family.pid, "before", tracker)
     harness.expect_equal("with a snapshot armed", family.ask("status"), before)
+    image = scene.directory / "image"
+    if words.image:
+        scene.snapshot(family.pid, "before", tracker, "--replace", "--out", image)
+        harness.expect_equal("findings", scene.relive("check", image)["finding_list"], [])
+        scene.drop(family.pid)
     names = list(WRECKS)
     for round_ in range(words.rounds):
         name = names[round_ % len(names)]
         for line in WRECKS[name]:
             family.ask(line)
-        report = scene.rollback(family.pid, "before")
+        report = scene.relive("apply", image, family.pid) if words.image else scene.rollback(family.pid, "before")
+        harness.expect_equal(f"round {round_}, {name}: fate", report["fate"], "done")
         harness.expect_equal(f"round {round_}, {name}", family.ask("status"), before)
         harness.expect_equal(f"round {round_}: tasks", report["tasks"], 4)
         harness.expect_equal(f"round {round_}: nothing to wait for", family.ask("children"), before)
     family.ask("step")
-    scene.drop(family.pid)
+    if not words.image:
+        scene.drop(family.pid)
     harness.expect(family.ask("step") != before, "it does not go on")
 
 
 if __name__ == "__main__":
-    harness.main(test, ("--rounds", {"type": int, "default": ROUNDS}))
+    harness.main(test, ("--image", {"action": "store_true"}), ("--rounds", {"type": int, "default": ROUNDS}))
