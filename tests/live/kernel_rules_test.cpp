@@ -81,7 +81,8 @@ std::string in_subreaper(const Body& body) {
 
 TEST(KernelRulesTest, TheSimulatorDoesAsTheKernel) {
   constexpr std::uint64_t kSeed = 20260101;
-  for (std::uint64_t seed = kSeed; seed < kSeed + kPrograms; ++seed) ASSERT_EQ(compare_program(seed), "") << "seed " << seed;
+  for (std::uint64_t seed = kSeed; seed < kSeed + kPrograms; ++seed)
+    ASSERT_EQ(compare_program(seed), "") << "seed " << seed;
 }
 
 // free_pid() in kernel/pid.c: a number is taken while any task, a zombie too, has it as pid, group or session.

@@ -1,6 +1,6 @@
-// What a puppet (puppet.c) is told to do, and what came of it: one system call. It lies in the puppet's own memory, where
-// the one who gives orders (puppets.h) writes it with process_vm_writev(2); so puppets share nothing with anybody but what
-// they are told to.
+// What a puppet (puppet.c) is told to do, and what came of it: one system call. It lies in the puppet's own memory,
+// where the one who gives orders (puppets.h) writes it with process_vm_writev(2); so puppets share nothing with anybody
+// but what they are told to.
 #pragma once
 
 #include <stdint.h>
@@ -12,6 +12,6 @@ struct PuppetOrder {
   int64_t todo;  // 1: carry it out; 0: it is done
   int64_t number;
   uint64_t arguments[6];
-  int64_t result;  // or -errno
+  int64_t result;              // or -errno
   char text[kPuppetTextSize];  // whatever the arguments point to
 };
