@@ -193,7 +193,7 @@ class Case {
  public:
   Case(std::uint64_t seed, Statistics& statistics)
       : random_(seed), statistics_(statistics), deeds_(random_, tree_.order()) {
-    taste_.most = static_cast<std::size_t>(2 + below(kMostTasks - 1));
+    taste_.most = 2 + static_cast<std::size_t>(below(kMostTasks - 1));
     taste_.shares = below(4) == 0 && std::getenv("RELIVE_TREE_SHARES") != nullptr;
     taste_.shares_memory = taste_.execs = false;
     taste_.root_is_calm = below(10) != 0;
