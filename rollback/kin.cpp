@@ -91,11 +91,15 @@ class Forking {
   }
   Result<void> operator()(const diff::StartSession&) { return call("setsid", SYS_setsid, {}); }
   Result<void> operator()(const diff::SetGroup& set) {
+    RELIVE_TRY(record_inverse(fmt::format("setpgid {}", set.before.value), SYS_setpgid,
+                              {0, static_cast<std::uint64_t>(set.before.value)}));
     return call(fmt::format("setpgid {}", set.group.value), SYS_setpgid,
                 {0, static_cast<std::uint64_t>(set.group.value)});
   }
   Result<void> operator()(const diff::SetSubreaper& set) {
-    return call("prctl PR_SET_CHILD_SUBREAPER", SYS_prctl, {PR_SET_CHILD_SUBREAPER, set.value ? 1U : 0U});
+    const std::string what = "prctl PR_SET_CHILD_SUBREAPER";
+    RELIVE_TRY(record_inverse(what, SYS_prctl, {PR_SET_CHILD_SUBREAPER, set.value ? 0U : 1U}));
+    return call(what, SYS_prctl, {PR_SET_CHILD_SUBREAPER, set.value ? 1U : 0U});
   }
   Result<void> operator()(const diff::ExitWith&) { return not_here("an end"); }
   Result<void> operator()(const diff::Kill& kill) {
@@ -122,6 +126,12 @@ class Forking {
     RELIVE_TRY(fault_point(what));
     RELIVE_TRY(visit->syscall(std::move(what), number, arguments));
     return {};
+  }
+  // Of a task that lives; a blank one ends when this is undone.
+  Result<void> record_inverse(std::string what, long number, std::initializer_list<std::uint64_t> arguments) {
+    parasite::Visit* visit = stay_.visit(Pid{actor_.number});
+    if (visit == nullptr || stay_.blanks().contains(actor_)) return {};
+    return visit->record_undo(std::move(what), number, arguments);
   }
   static Result<void> not_here(std::string_view what) {
     return fail(ErrorKind::system, fmt::format("{} among what can be undone", what));
@@ -349,7 +359,11 @@ std::vector<diff::Refusal> not_carried_out(const diff::TreePlan& plan) {
 }
 
 bool loses_children(const diff::TreePlan& plan, Pid parent) {
-  if (!to_wait_for(plan, parent).empty()) return true;
+  const bool adopter = adopts(plan, parent);
+  const bool waits = std::ranges::any_of(plan.steps, [&](const TreeStep& step) {
+    return std::holds_alternative<diff::Reap>(step.call) && (adopter || step.actor == diff::task_actor(parent));
+  });
+  if (waits) return true;
   // A blank task that becomes a zombie again tells its parent.
   return std::ranges::any_of(late(plan), [&](const TreeStep& step) {
     if (!std::holds_alternative<diff::ExitWith>(step.call)) return false;

@@ -434,7 +434,7 @@ Result<void> refuse_all(const std::vector<diff::Refusal>& refusals) {
 Result<void> carry_out(Stay& stay, const Snapshot& wanted, Living& living, Plan& plan, Members& members,
                        std::optional<parasite::TreeAgreement>& agreement, Passage& passage,
                        std::vector<std::string>& notes, Stopwatch& stopwatch, const Supply& supply) {
-  if (!plan.tree.created.empty()) {
+  if (!plan.tree.created.empty() || plan.tree.undoable != 0) {
     RELIVE_TRY(fork_tasks(stay, wanted, plan.tree, plan.blanks.executing, members, agreement, passage.irreversible));
     stopwatch.lap("fork");
     for (std::size_t index = 0; index < plan.pids.size(); ++index) {

@@ -94,7 +94,8 @@ std::vector<Line> read_maps(const std::string& proc) {
 // A thread that has just answered is still on its way back to where it waits.
 void wait_for_rest(const std::string& proc) {
   const auto rests = [&](int tid) {
-    return slurp(fmt::format("{}/task/{}/status", proc, tid)).find("State:\tS") != std::string::npos;
+    const std::string status = slurp(fmt::format("{}/task/{}/status", proc, tid));
+    return status.find("State:\tS") != std::string::npos || status.find("State:\tT") != std::string::npos;
   };
   for (int tries = 0; tries < 5000 && !std::ranges::all_of(numbers_in(proc + "/task"), rests); ++tries) ::usleep(1000);
 }

@@ -18,7 +18,7 @@ struct Likeness {
   std::map<std::uint64_t, std::string> memory;  // contents of private writable ranges, by address
 };
 
-// Waits until all threads of the task sleep. REQUIRES: nobody is about to wake one.
+// Waits until all threads of the task sleep, or are stopped. REQUIRES: nobody is about to wake one.
 Likeness look_at(model::Pid pid);
 
 // What differs, for people; empty when nothing does. Per-thread rseq areas, which the kernel writes whenever a thread

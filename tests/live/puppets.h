@@ -95,12 +95,17 @@ class Stage {
     if (::write(to_.get(), &word, 1) != 1 || ::read(from_.get(), &answer, 1) != 1) ::abort();
   }
 
+  // The puppet sleeps until it gets an order, and has no order to carry out.
+  void await_rest(pid_t puppet, int pidfd) const {
+    [[maybe_unused]] const bool lives = await_rest(puppet, pidfd, nullptr);
+  }
   // Has the puppet carry it out, and tells the result, or -errno. `pidfd`: the puppet's; where it dies meanwhile (exit)
   // the answer is 0.
   [[nodiscard]] int tell(pid_t puppet, int pidfd, PuppetOrder order) const {
-    if (!await_rest(puppet, pidfd)) return -ESRCH;  // newly born ones are on their way
-    order.todo = 1;
-    if (!copy(puppet, order, SYS_process_vm_writev)) return -ESRCH;
+    if (!await_rest(puppet, pidfd, nullptr)) return -ESRCH;  // newly born ones are on their way
+    // All of it before it is to be done: a puppet may wake at any time.
+    for (order.todo = 0; order.todo < 2; ++order.todo)
+      if (!copy(puppet, order, SYS_process_vm_writev)) return -ESRCH;
     ::syscall(SYS_pidfd_send_signal, pidfd, SIGUSR2, nullptr, 0);
     return await_rest(puppet, pidfd, &order) ? static_cast<int>(order.result) : 0;
   }
@@ -117,7 +122,7 @@ class Stage {
     return ::syscall(call, puppet, &here, 1, &there, 1, 0) == sizeof order;
   }
   // False: it is dead.
-  bool await_rest(pid_t puppet, int pidfd, PuppetOrder* last = nullptr) const {
+  bool await_rest(pid_t puppet, int pidfd, PuppetOrder* last) const {
     PuppetOrder now{};
     for (now.todo = 1; now.todo != 0; ::sched_yield()) {
       if (copy(puppet, now, SYS_process_vm_readv)) continue;
@@ -226,6 +231,8 @@ class PuppetTree {
     return stage_.tell(real(simulated), pidfd(simulated), order);
   }
 
+  void await_rest(pid_t simulated) const { stage_.await_rest(real(simulated), pidfd(simulated)); }
+
   // What differs from the simulated tree, by /proc; empty if nothing does.
   [[nodiscard]] std::string compare() const {
     for (const auto& [pid, real_pid] : real_) {
@@ -233,8 +240,11 @@ class PuppetTree {
       const auto words = stat_of(real_pid);
       const SimulatedTask* task = kernel_.find(pid);
       if (task == nullptr || words.size() < 36) {
-        if (task == nullptr && words.empty()) continue;
-        return fmt::format("{} ({}) {}", pid, real_pid, task == nullptr ? "lives" : "is gone");
+        if (task == nullptr && (words.empty() || !is_ours(words))) continue;
+        return fmt::format("{} ({}) {}", pid, real_pid,
+                           task == nullptr ? fmt::format("is there: {} parent {} group {} session {}", words[0],
+                                                         words[1], words[2], words[3])
+                                           : "is gone");
       }
       const auto expected = fmt::format("{} parent {} group {} session {} signal {}", task->zombie ? "dead" : "alive",
                                         real(task->parent), real(task->group), real(task->session), task->exit_signal);
@@ -252,6 +262,11 @@ class PuppetTree {
   }
 
  private:
+  // A number that is free again may be a stranger's by now.
+  [[nodiscard]] bool is_ours(const std::vector<std::string>& stat) const {
+    return std::ranges::any_of(kernel_.tasks(),
+                               [&](const auto& task) { return std::to_string(real(task.first)) == stat[1]; });
+  }
   static std::string name(const ProgramCall& call) {
     constexpr std::array<std::string_view, 9> kNames{"none", "clone", "setsid", "setpgid", "subreaper",
                                                      "exec", "exit",  "kill",   "wait"};
