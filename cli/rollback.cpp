@@ -2,6 +2,7 @@
 
 #include "cli/json.h"
 #include "cli/support.h"
+#include "rollback/kept_files.h"
 
 namespace relive::cli {
 
@@ -16,7 +17,10 @@ ExitCode verdict(const rollback::RollbackReport& report, bool dry_run) {
 std::string work_text(const rollback::RollbackReport& report) {
   return fmt::format("{}, {}, {}, {}", count(report.threads, "thread", "threads"), count(report.pages, "page", "pages"),
                      count(report.mappings, "mapping", "mappings"),
-                     count(report.descriptors, "descriptor", "descriptors"));
+                     count(report.descriptors, "descriptor", "descriptors")) +
+         (report.files == 0
+              ? std::string()
+              : fmt::format(", {} ({} written)", count(report.files, "file", "files"), bytes_text(report.file_bytes)));
 }
 
 void print_dry_run(Output& output, const rollback::RollbackReport& report, std::string_view what) {
@@ -66,6 +70,10 @@ Result<rollback::RollbackReport> ask(const Words& words, const rollback::Rollbac
   const auto key = RELIVE_TRY(task_of(words));
   const auto registry = RELIVE_TRY(rollback::Registry::open());
   const auto lock = RELIVE_TRY(registry.lock(key, "relive rollback"));
+  const bool had_keeper = registry.connect(key).has_value();
+  if (!had_keeper)
+    if (const std::string finished = RELIVE_TRY(rollback::finish_files(registry, key)); !finished.empty())
+      return fail(ErrorKind::not_found, finished, "its snapshots went with the keeper");
   return rollback::ask_for<rollback::RollbackReport>(registry, request(key, options));
 }
 

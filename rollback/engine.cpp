@@ -48,6 +48,19 @@ std::string join(const std::vector<std::string>& lines) {
   return all;
 }
 
+std::vector<const model::Memory*> memories_of(const model::Tree& tree) {
+  std::vector<const model::Memory*> memories;
+  for (const model::Task& task : tree.tasks) memories.push_back(&task.memory);
+  return memories;
+}
+
+std::vector<const model::Memory*> memories_of(const Living& living) {
+  std::vector<const model::Memory*> memories;
+  for (const auto& task : living.tasks)
+    if (task) memories.push_back(&task->memory);
+  return memories;
+}
+
 // 0: there is no such process.
 std::uint64_t start_time_of(model::Pid pid) {
   const auto stat = task::read_proc(pid, "stat");
@@ -69,6 +82,7 @@ struct Engine::State {
   std::optional<tracking::TrackerKind> tracker;      // as the first snapshot chose
   std::vector<std::unique_ptr<Snapshot>> snapshots;
   std::uint64_t last_lease = 0;
+  KeptFiles files;
 
   [[nodiscard]] Snapshot* find(std::string_view name) const {
     const auto at = std::ranges::find_if(snapshots, [&](const auto& snapshot) { return snapshot->info.name == name; });
@@ -91,7 +105,7 @@ struct Engine::State {
                     Stopwatch& stopwatch);
   Result<void> take_contents(parasite::Visit& visit, Member& member, const model::Memory& memory, TaskPart& part,
                              SnapshotReport& report);
-  Result<void> way_back(const Snapshot& wanted, const RollbackOptions& options, RollbackReport& report);
+  Result<void> way_back(Snapshot& wanted, const RollbackOptions& options, RollbackReport& report);
   Result<void> settle(Stay& stay, const Snapshot& wanted, const Living& living, const Plan& plan);
   // What the living forest stands in: looked for only where a task of the snapshot does not live.
   Result<model::Surroundings> surroundings(Stay& stay, const Snapshot& wanted, const Living& living) const;
@@ -257,6 +271,11 @@ Result<void> Engine::State::take(Stay& stay, Snapshot& snapshot, const SnapshotO
     RELIVE_TRY(capture::hold_directories(visit, part.holds));
     RELIVE_TRY(capture::hold_mapped_files(visit, task.memory, part.holds));
   }
+  if (!options.files.directories.empty()) {
+    stopwatch.lap("hold");
+    snapshot.directories = RELIVE_TRY(files.take(options.files, memories_of(snapshot.tree)));
+    stopwatch.lap("files");
+  }
   // Nothing is refused from here on.
   for (std::size_t index = 0; index < snapshot.tree.tasks.size(); ++index) {
     const model::Task& task = snapshot.tree.tasks[index];
@@ -280,6 +299,7 @@ Result<SnapshotReport> Engine::snapshot(const SnapshotOptions& options) {
       for (std::size_t index = 0; index < snapshot->parts.size(); ++index)
         if (Member& member = state.members.at(snapshot->tree.tasks[index].pid); member.store)
           member.store->release(snapshot->parts[index].pages.runs());
+      state.files.drop(snapshot->directories);
       return std::unexpected(std::move(taken).error());
     }
     for (const model::Task& task : snapshot->tree.tasks) ++state.members.at(task.pid).snapshots;
@@ -302,6 +322,11 @@ Result<SnapshotReport> Engine::snapshot(const SnapshotOptions& options) {
   info.descriptors = snapshot->tree.descriptors.descriptors.size();
   info.tracker = tracking::tracker_name(state.members.at(state.pid).tracker->kind());
   info.command = snapshot->tree.tasks.front().threads.front().name;
+  for (const SavedDirectory& one : snapshot->directories) {
+    info.directories.push_back(one.directory->path());
+    info.files += one.saved.files;
+    info.file_bytes += one.saved.bytes;
+  }
   report.info = info;
   report.faults_passed = faults_passed();
   if (Snapshot* old = state.find(options.name); old != nullptr) state.forget(*old);
@@ -315,6 +340,7 @@ void Engine::State::forget(Snapshot& snapshot) {
     member.store->release(snapshot.parts[index].pages.runs());
     --member.snapshots;
   }
+  files.drop(snapshot.directories);
   std::erase_if(snapshots, [&](const auto& known) { return known.get() == &snapshot; });
 }
 
@@ -362,20 +388,30 @@ Result<void> Engine::State::settle(Stay& stay, const Snapshot& wanted, const Liv
   return {};
 }
 
-Result<void> Engine::State::way_back(const Snapshot& wanted, const RollbackOptions& options, RollbackReport& report) {
+Result<void> Engine::State::way_back(Snapshot& wanted, const RollbackOptions& options, RollbackReport& report) {
   Stopwatch stopwatch;
   auto stay = RELIVE_TRY(freeze(&wanted));
   stopwatch.lap("freeze");
   Passage passage;
   auto outcome = [&]() -> Result<void> {
-    RELIVE_TRY(stay->visit_all(agreement, [&](parasite::Visit& visit) { keep_clear(visit, wanted); }));
+    const bool with_files = !wanted.directories.empty();
+    RELIVE_TRY(stay->visit_all(agreement, [&](parasite::Visit& visit) { keep_clear(visit, wanted); }, with_files));
     stopwatch.lap("visit");
     Living living = RELIVE_TRY(look(*stay, wanted, capture::Depth::outside, stopwatch));
     Plan plan = make_plan(*stay, wanted, living, RELIVE_TRY(surroundings(*stay, wanted, living)));
     stopwatch.lap("plan");
     report.refusals = plan.refusals();
     if (options.dry_run) report.plan = plan.texts();
+    FilesPlan files_plan;
+    if (with_files) {
+      files_plan = RELIVE_TRY(look_at_files(wanted.directories, memories_of(living)));
+      for (const diff::Refusal& refusal : files_plan.refusals) report.refusals.push_back(refusal);
+      if (options.dry_run) report.plan.insert(report.plan.end(), files_plan.texts.begin(), files_plan.texts.end());
+      stopwatch.lap("look at files");
+    }
     const bool goes = !options.dry_run && report.refusals.empty();
+    passage.shares_of_others = files_plan.empty() ? 0 : 1;
+    if (goes) RELIVE_TRY(prepare_files(wanted.directories, files_plan));
     auto carried = goes ? carry_out(*stay, wanted, living, plan, members, agreement, passage, report.notes, stopwatch)
                         : Result<void>();
     report.descriptors = plan.descriptors.operations.size();
@@ -387,6 +423,7 @@ Result<void> Engine::State::way_back(const Snapshot& wanted, const RollbackOptio
     }
     for (const std::string& note : plan.notes()) report.notes.push_back(note);
     if (!passage.committed) {
+      cancel_files(wanted.directories);
       if (carried || !passage.irreversible) return carried;
       report.fate = apply::Fate::stopped;
       for (const auto& [one, present] : stay->present()) ::kill(one.value, SIGSTOP);
@@ -395,6 +432,19 @@ Result<void> Engine::State::way_back(const Snapshot& wanted, const RollbackOptio
     if (!passage.broken) {
       if (auto settled = settle(*stay, wanted, living, plan); !settled) carried = settled;
       stopwatch.lap("arm");
+    }
+    if (!passage.broken && passage.shares_of_others != 0) {
+      auto done = put_back_files(wanted.directories, files_plan);
+      if (done) {
+        report.files = done->files;
+        report.file_bytes = done->bytes;
+      } else {
+        carried = with_context(Result<void>(std::unexpected(std::move(done).error())), "putting files back");
+        passage.broken = true;
+        agreement->broken();
+        stay->break_off();
+      }
+      stopwatch.lap("files");
     }
     if (agreement && !passage.broken) agreement->all_done();
     const auto departed = stay->depart();
@@ -416,7 +466,7 @@ Result<void> Engine::State::way_back(const Snapshot& wanted, const RollbackOptio
 
 Result<RollbackReport> Engine::rollback(const RollbackOptions& options) {
   State& state = *state_;
-  const Snapshot& wanted = *RELIVE_TRY(state.require(options.name));
+  Snapshot& wanted = *RELIVE_TRY(state.require(options.name));
   RollbackReport report;
   report.tracker = tracking::tracker_name(state.members.at(state.pid).tracker->kind());
   report.tasks = wanted.tree.tasks.size();
@@ -443,6 +493,7 @@ Result<DiffReport> Engine::diff(std::string_view name) {
   RELIVE_TRY(stay->visit_all(state.agreement, [&](parasite::Visit& visit) { keep_clear(visit, wanted); }));
   const Living living = RELIVE_TRY(look(*stay, wanted, capture::Depth::full, stopwatch));
   const Plan plan = make_plan(*stay, wanted, living, RELIVE_TRY(state.surroundings(*stay, wanted, living)));
+  const FilesPlan files_plan = RELIVE_TRY(look_at_files(wanted.directories, memories_of(living)));
   std::vector<std::vector<std::uint64_t>> words(plan.tasks.size());
   for (std::size_t index = 0; index < plan.tasks.size(); ++index) {
     if (!plan.tasks[index]) continue;
@@ -454,6 +505,8 @@ Result<DiffReport> Engine::diff(std::string_view name) {
   stay.reset();
   report.frozen_us = (now_ns() - since) / 1000;
   report.differences = plan.differences();
+  for (diff::Difference& difference : file_differences(wanted.directories, files_plan))
+    report.differences.push_back(std::move(difference));
   for (std::size_t index = 0; index < plan.tasks.size(); ++index) {
     if (!plan.tasks[index]) continue;
     const model::Task& task = wanted.tree.tasks[index];
@@ -465,6 +518,7 @@ Result<DiffReport> Engine::diff(std::string_view name) {
     }
   }
   report.refusals = plan.refusals();
+  for (const diff::Refusal& refusal : files_plan.refusals) report.refusals.push_back(refusal);
   return report;
 }
 
@@ -484,6 +538,7 @@ Result<void> Engine::drop_all() {
     if (pid != state.pid && member.session && start_time_of(pid) == member.start_time) also.push_back(pid);
     member.snapshots = 0;
   }
+  for (const auto& snapshot : state.snapshots) state.files.drop(snapshot->directories);
   state.snapshots.clear();
   if (std::ranges::none_of(state.members, [](const auto& member) { return member.second.session.has_value(); }))
     return {};

@@ -29,7 +29,7 @@ Result<std::unique_ptr<Stay>> Stay::freeze(model::Pid root, std::span<const mode
   return stay;
 }
 
-Result<void> Stay::visit_all(std::optional<parasite::TreeAgreement>& agreement, Begun begun) {
+Result<void> Stay::visit_all(std::optional<parasite::TreeAgreement>& agreement, Begun begun, bool agree) {
   begun_ = std::move(begun);
   for (auto& [pid, present] : present_) {
     Member& member = *present.member;
@@ -38,7 +38,7 @@ Result<void> Stay::visit_all(std::optional<parasite::TreeAgreement>& agreement, 
     present.visit.emplace(RELIVE_TRY(parasite::Visit::begin(*present.task, *member.session)));
     if (begun_) begun_(*present.visit);
   }
-  if (present_.size() > 1 && !agreement) agreement.emplace(RELIVE_TRY(parasite::TreeAgreement::create()));
+  if ((agree || present_.size() > 1) && !agreement) agreement.emplace(RELIVE_TRY(parasite::TreeAgreement::create()));
   if (!agreement) return {};
   for (auto& [pid, present] : present_) RELIVE_TRY(agreement->join(*present.visit));
   return {};
@@ -68,6 +68,13 @@ Result<void> Stay::depart() {
     if (auto gone = present.visit->depart(); !gone) outcome = gone;
   }
   return outcome;
+}
+
+void Stay::break_off() {
+  for (auto& [actor, blank] : blanks_)
+    if (blank.visit && blank.task.frozen()) blank.visit->break_off();
+  for (auto& [pid, present] : present_)
+    if (present.visit && present.task->frozen()) present.visit->break_off();
 }
 
 void Stay::let_end(Blank& blank) {

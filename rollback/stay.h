@@ -48,7 +48,8 @@ class Stay {
   // is done in it (and for blank tasks by who makes them): what the visit must keep clear. With several tasks they
   // share `agreement`, which is made where there is none. After a failure destroy the stay.
   using Begun = std::function<void(parasite::Visit&)>;
-  Result<void> visit_all(std::optional<parasite::TreeAgreement>& agreement, Begun begun = {});
+  // `agree`: they share one in any case.
+  Result<void> visit_all(std::optional<parasite::TreeAgreement>& agreement, Begun begun = {}, bool agree = false);
   void begun(parasite::Visit& visit) const {
     if (begun_) begun_(visit);
   }
@@ -65,6 +66,8 @@ class Stay {
 
   // Behind a commit: lets all tasks, blank ones too, go to their goals.
   Result<void> depart();
+  // Behind a commit that must not be gone on from: no thread runs on when they depart.
+  void break_off();
   // Gives every task its registers back: nothing is undone that was not to be.
   void end_visits();
   void resume();
