@@ -37,17 +37,21 @@ struct Example {
 // The words of one call, checked against the declaration.
 class Words {
  public:
-  void set(std::string name, std::string value) { values_[std::move(name)] = std::move(value); }
+  void set(std::string name, std::string value) { set(std::move(name), std::vector{std::move(value)}); }
+  // REQUIRES: one value at least.
+  void set(std::string name, std::vector<std::string> values) { values_[std::move(name)] = std::move(values); }
   [[nodiscard]] bool has(std::string_view name) const { return values_.find(name) != values_.end(); }
-  // The value of an option or positional; empty if it was not given.
+  // The value of an option or positional, the last one if it was given several times; empty if it was not given.
   [[nodiscard]] std::string get(std::string_view name) const;
+  // All of them, in their order.
+  [[nodiscard]] std::vector<std::string> all(std::string_view name) const;
   // "PID" as a number. ErrorKind::usage if it is none.
   [[nodiscard]] Result<model::Pid> pid() const;
   // "SNAPSHOT", "--to" or "--name" as a name. ErrorKind::usage where no snapshot can be called that.
   [[nodiscard]] Result<std::string> snapshot_name(std::string_view word) const;
 
  private:
-  std::map<std::string, std::string, std::less<>> values_;
+  std::map<std::string, std::vector<std::string>, std::less<>> values_;
 };
 
 enum class Group : std::uint8_t { go_back, look, leave, machine, hidden };

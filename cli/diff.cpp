@@ -17,7 +17,7 @@ struct Family {
   std::string_view many;
 };
 
-constexpr std::array<Family, 7> kFamilies = {{
+constexpr std::array<Family, 8> kFamilies = {{
     {diff::Family::thread, "threads", "thread", "threads"},
     {diff::Family::mapping, "mappings", "mapping", "mappings"},
     {diff::Family::page, "pages", "page", "pages"},
@@ -25,6 +25,7 @@ constexpr std::array<Family, 7> kFamilies = {{
     {diff::Family::signal, "signals", "signal", "signals"},
     {diff::Family::timer, "timers", "timer", "timers"},
     {diff::Family::process, "process", "attribute", "attributes"},
+    {diff::Family::file, "files", "file", "files"},
 }};
 
 std::string sign_text(const Output& output, diff::Sign sign) {

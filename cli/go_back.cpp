@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "cli/json.h"
+#include "rollback/kept_files.h"
 
 namespace relive::cli {
 
@@ -19,7 +20,10 @@ ExitCode verdict(const rollback::RollbackReport& report, bool dry_run) {
 std::string work_text(const rollback::RollbackReport& report) {
   return fmt::format("{}, {}, {}, {}", count(report.threads, "thread", "threads"), count(report.pages, "page", "pages"),
                      count(report.mappings, "mapping", "mappings"),
-                     count(report.descriptors, "descriptor", "descriptors"));
+                     count(report.descriptors, "descriptor", "descriptors")) +
+         (report.files == 0
+              ? std::string()
+              : fmt::format(", {} ({} written)", count(report.files, "file", "files"), bytes_text(report.file_bytes)));
 }
 
 void print_dry_run(Output& output, const rollback::RollbackReport& report, std::string_view what) {
@@ -70,7 +74,12 @@ Result<rollback::RollbackReport> ask(const Words& words, const rollback::Rollbac
   const auto key = RELIVE_TRY(task_of(words));
   const auto registry = RELIVE_TRY(rollback::Registry::open());
   const auto lock = RELIVE_TRY(registry.lock(key, fmt::format("relive {}", command)));
-  if (options.image.empty()) return rollback::ask_for<rollback::RollbackReport>(registry, request(key, options));
+  if (options.image.empty()) {
+    if (!registry.connect(key))
+      if (const std::string finished = RELIVE_TRY(rollback::finish_files(registry, key)); !finished.empty())
+        return fail(ErrorKind::not_found, finished, "its snapshots went with the keeper");
+    return rollback::ask_for<rollback::RollbackReport>(registry, request(key, options));
+  }
   // A keeper with nothing to keep any more may be just ending: it says so, and the next one is asked.
   for (int attempt = 1;; ++attempt) {
     RELIVE_TRY(ensure_keeper(registry, key, output, command));

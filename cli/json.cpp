@@ -27,10 +27,19 @@ Json of(const std::vector<diff::Refusal>& refusals) {
 }
 
 Json of(const rollback::SnapshotInfo& info) {
-  return {{"snapshot", info.name},         {"pid", info.pid.value}, {"command", info.command},
-          {"created_ns", info.created_ns}, {"tasks", info.tasks},   {"threads", info.threads},
-          {"mappings", info.mappings},     {"pages", info.pages},   {"descriptors", info.descriptors},
-          {"tracker", info.tracker}};
+  return {{"snapshot", info.name},
+          {"pid", info.pid.value},
+          {"command", info.command},
+          {"created_ns", info.created_ns},
+          {"tasks", info.tasks},
+          {"threads", info.threads},
+          {"mappings", info.mappings},
+          {"pages", info.pages},
+          {"descriptors", info.descriptors},
+          {"tracker", info.tracker},
+          {"directories", info.directories},
+          {"files", info.files},
+          {"file_bytes", info.file_bytes}};
 }
 
 std::string_view sign_name(diff::Sign sign) {
@@ -106,6 +115,8 @@ std::string rollback_json(const rollback::RollbackReport& report, std::string_vi
                  {"pages", report.pages},
                  {"mappings", report.mappings},
                  {"descriptors", report.descriptors},
+                 {"files", report.files},
+                 {"file_bytes", report.file_bytes},
                  {"tracker", report.tracker},
                  {"stages", stages},
                  {"notes", report.notes},

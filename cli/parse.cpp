@@ -40,7 +40,7 @@ Result<void> name_positionals(const Command& command, const std::vector<std::str
 
 struct Bound {
   const Option* option;
-  std::string value;
+  std::vector<std::string> values;
   CLI::Option* parsed;
 };
 
@@ -54,7 +54,8 @@ Result<Call> parse_with_cli11(const Command& command, std::span<const std::strin
   std::deque<Bound> bound;
   for (const auto& option : command.options) {
     auto& one = bound.emplace_back(Bound{&option, {}, nullptr});
-    one.parsed = option.value.empty() ? app.add_flag(option.name) : app.add_option(option.name, one.value)->take_last();
+    one.parsed = option.value.empty() ? app.add_flag(option.name)
+                                      : app.add_option(option.name, one.values)->allow_extra_args(false)->take_all();
   }
   std::vector<std::string> positionals;
   app.add_option("WORDS", positionals);
@@ -62,16 +63,17 @@ Result<Call> parse_with_cli11(const Command& command, std::span<const std::strin
   std::vector<std::string> reversed(arguments.rbegin(), arguments.rend());  // as CLI11 wants them
   app.parse(reversed);
   if (call.help) return call;
-  for (const auto& one : bound) {
+  for (auto& one : bound) {
     const bool given = one.parsed->count() > 0;
     if (!given && one.option->required)
       return usage_error(command, fmt::format("{} {} is missing", one.option->name, one.option->value));
     if (!given) continue;
+    if (one.values.empty()) one.values.emplace_back();  // a flag
     const auto& choices = one.option->choices;
-    if (!choices.empty() && std::ranges::find(choices, one.value) == choices.end())
-      return usage_error(command,
-                         fmt::format("{} '{}' is none of: {}", one.option->name, one.value, join(choices, ", ")));
-    call.words.set(one.option->name, one.value);
+    const std::string& value = one.values.back();
+    if (!choices.empty() && std::ranges::find(choices, value) == choices.end())
+      return usage_error(command, fmt::format("{} '{}' is none of: {}", one.option->name, value, join(choices, ", ")));
+    call.words.set(one.option->name, one.values);
   }
   RELIVE_TRY(name_positionals(command, positionals, call.words));
   return call;
@@ -110,7 +112,12 @@ void add_examples(std::string& out, const std::vector<Example>& examples) {
 
 std::string Words::get(std::string_view name) const {
   const auto found = values_.find(name);
-  return found == values_.end() ? std::string{} : found->second;
+  return found == values_.end() ? std::string{} : found->second.back();
+}
+
+std::vector<std::string> Words::all(std::string_view name) const {
+  const auto found = values_.find(name);
+  return found == values_.end() ? std::vector<std::string>{} : found->second;
 }
 
 Result<model::Pid> Words::pid() const {

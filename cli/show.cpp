@@ -169,6 +169,9 @@ Result<ExitCode> run(const Words& words, Output& output) {
                           tasks_and_threads(info), count(info.pages, "page", "pages"), bytes_text(info.pages * 4096),
                           count(info.mappings, "mapping", "mappings"),
                           count(info.descriptors, "descriptor", "descriptors"), info.tracker));
+  if (!info.directories.empty())
+    output.line(fmt::format("  with {} ({}) below {}", count(info.files, "file", "files"), bytes_text(info.file_bytes),
+                            printable(fmt::format("{}", fmt::join(info.directories, ", ")))));
   for (const auto& task : report.tasks) {
     if (report.tasks.size() > 1) {
       output.line("");

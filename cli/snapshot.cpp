@@ -2,19 +2,34 @@
 #include <unistd.h>
 
 #include <cstdio>
+#include <filesystem>
 #include <optional>
 
 #include "cli/json.h"
 #include "cli/support.h"
+#include "rollback/kept_files.h"
 
 namespace relive::cli {
 
 namespace {
 
+// The keeper stands elsewhere, and a name may lead somewhere else later: the whole path, without symbolic links.
+Result<std::string> real_directory(std::string_view option, const std::string& path) {
+  std::error_code error;
+  const auto whole = std::filesystem::canonical(path, error);
+  if (error || !std::filesystem::is_directory(whole, error))
+    return fail(ErrorKind::usage, fmt::format("{} {}: no such directory", option, path));
+  return whole.string();
+}
+
 Result<rollback::SnapshotOptions> options_of(const Words& words) {
   rollback::SnapshotOptions options;
   if (words.has("--name")) options.name = RELIVE_TRY(words.snapshot_name("--name"));
   options.replace = words.has("--replace");
+  for (const std::string& path : words.all("--files"))
+    options.files.directories.push_back(RELIVE_TRY(real_directory("--files", path)));
+  if (words.has("--files-store"))
+    options.files.store = RELIVE_TRY(real_directory("--files-store", words.get("--files-store")));
   if (words.has("--tracker")) options.tracker = RELIVE_TRY(tracking::parse_tracker(words.get("--tracker")));
   return options;
 }
@@ -75,6 +90,9 @@ Result<ExitCode> run(const Words& words, Output& output) {
       output.paint(Color::dim, fmt::format("  frozen {}, {} in all; tracker {}; back with: relive rollback --to {} {}",
                                            milliseconds(report.frozen_us), milliseconds(output.total_us()),
                                            info.tracker, info.name, info.pid.value)));
+  if (!info.directories.empty())
+    output.line(output.paint(
+        Color::dim, fmt::format("  with {}, {}", count(info.files, "file", "files"), bytes_text(info.file_bytes))));
   if (image)
     output.line(output.paint(Color::dim, fmt::format("  image {}: {}, {}, written in {}", image->directory,
                                                      count(image->pages, "page", "pages"), bytes_text(image->bytes),
@@ -99,6 +117,8 @@ Command snapshot_command() {
       .options = {{"--name", "NAME", "what to call it (default: the first free snap-N)", false, {}},
                   {"--replace", "", "if there is one of that name, forget it", false, {}},
                   {"--out", "DIR", "write it to this directory, which must not be there or be empty", false, {}},
+                  {"--files", "DIR", "what lies below DIR goes back, too; may be given several times", false, {}},
+                  {"--files-store", "DIR", "where copies of these files lie (default: beside each DIR)", false, {}},
                   {"--tracker",
                    "TRACKER",
                    "how changed pages are found; first snapshot only (default: the best, see doctor)",
@@ -106,6 +126,7 @@ Command snapshot_command() {
                    {"uffd", "soft-dirty", "compare"}}},
       .examples = {{"remember the state of process 1234", "relive snapshot 1234 --name before"},
                    {"move the snapshot forward", "relive snapshot 1234 --name before --replace"},
+                   {"with the files of a database", "relive snapshot 1234 --files /var/lib/postgresql/15/main"},
                    {"keep it on disk", "relive snapshot 1234 --out /var/tmp/before"}},
       .run = run,
   };

@@ -6,6 +6,8 @@
 #include <array>
 #include <climits>
 
+#include "rollback/kept_files.h"
+
 namespace relive::cli {
 
 Result<rollback::TaskKey> task_of(const Words& words) {
@@ -22,6 +24,8 @@ Result<void> ensure_keeper(const rollback::Registry& registry, const rollback::T
   if (connection) return {};
   if (connection.error().kind != ErrorKind::not_found) return std::unexpected(connection.error());
   if (known) output.diagnostic(fmt::format("relive {}: {}", command, connection.error().what));
+  if (const std::string finished = RELIVE_TRY(rollback::finish_files(registry, key)); !finished.empty())
+    output.diagnostic(fmt::format("relive {}: {}", command, finished));
   return rollback::start_keeper(key);
 }
 

@@ -18,6 +18,8 @@ std::string_view family_name(Family family) {
       return "timer";
     case Family::process:
       return "process";
+    case Family::file:
+      return "file";
   }
   return "?";
 }

@@ -8,7 +8,7 @@
 
 namespace relive::diff {
 
-enum class Family : std::uint8_t { thread, mapping, page, descriptor, signal, timer, process };
+enum class Family : std::uint8_t { thread, mapping, page, descriptor, signal, timer, process, file };
 std::string_view family_name(Family family);
 
 enum class Sign : std::uint8_t { added, removed, changed };  // as seen from the snapshot: added = since the snapshot

@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "base/fault.h"
+#include "base/log.h"
 #include "files/change_times.h"
 #include "files/contents.h"
 
@@ -270,11 +271,23 @@ Result<void> Directory::nobody_has_written(const Look& look) const {
   return {};
 }
 
-Result<Done> Directory::put_back(Saved& saved, const Look& look) {
-  if (look.work.steps.empty()) return Done{};
+Result<void> Directory::prepare(const Saved& saved, const Look& look) {
+  if (look.work.steps.empty() || store_.journal()) return {};
   RELIVE_TRY(nobody_has_written(look));
   RELIVE_TRY(fault_point("files: open the journal"));
-  RELIVE_TRY(store_.open_journal(saved.number));
+  return store_.open_journal(saved.number);
+}
+
+void Directory::cancel() {
+  if (const auto journal = store_.journal(); !journal || journal->begun) return;
+  if (const auto closed = store_.close_journal(); !closed) log_warning(closed.error().text());
+}
+
+Result<Done> Directory::put_back(Saved& saved, const Look& look) {
+  const auto journal = store_.journal();
+  if (!journal) return Done{};
+  RELIVE_TRY(fault_point("files: begin"));
+  if (!journal->begun) RELIVE_TRY(store_.begin_journal());
   Paths paths(top_.get());
   const Done done = RELIVE_TRY(with_context(carry_out(paths, store_, saved.tree, look.work), path_));
   RELIVE_TRY(note_change_times(saved, look.work));
@@ -340,21 +353,26 @@ std::vector<Change> Directory::changes(const Saved& saved, const Look& look) con
 }
 
 bool Directory::unfinished(const std::string& path, const std::string& store) {
-  return std::ranges::any_of(Store::left_behind(path, store), [](const std::string& place) {
-    const auto found = Store::reopen(place);
-    return found && found->journal();
-  });
+  return std::ranges::any_of(Store::left_behind(path, store), Store::has_journal_at);
 }
 
-Result<Done> Directory::finish(const std::string& path, const std::string& store) {
+bool Directory::has_journal(const std::string& path, const std::string& store) {
+  return std::ranges::any_of(Store::all_of(path, store), Store::has_journal_at);
+}
+
+Result<Done> Directory::finish(const std::string& path, const std::string& store, Others others) {
   Done all;
   for (const std::string& place : Store::left_behind(path, store)) {
     Store found = RELIVE_TRY(Store::reopen(place));
-    const auto number = found.journal();
-    if (!number) continue;
+    const auto journal = found.journal();
+    if (!journal) continue;
+    if (!journal->begun && others == Others::run) {
+      RELIVE_TRY(found.close_journal());
+      continue;
+    }
     Saved saved;
-    saved.number = *number;
-    saved.tree = RELIVE_TRY(found.load_tree(*number));
+    saved.number = journal->tree;
+    saved.tree = RELIVE_TRY(found.load_tree(journal->tree));
     UniqueFd top = RELIVE_TRY(open_top(path));
     Directory directory(path, std::move(top), std::move(found));
     const Look seen = RELIVE_TRY(directory.look(saved, {}));

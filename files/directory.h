@@ -48,10 +48,15 @@ class Directory {
   // `path`: absolute, of a directory that is there. `store`: a directory for the copies; empty: beside it.
   static Result<std::unique_ptr<Directory>> open(const std::string& path, const std::string& store);
 
+  // What became of those who write there when the process that put back had died.
+  enum class Others : std::uint8_t { wait, run };
   // Goes to the end of what was broken off in a Directory of another process that has died; nothing to do is no error.
-  static Result<Done> finish(const std::string& path, const std::string& store);
+  // Where the others run on, and no step had been taken, they run on as if nothing had been asked: then nothing is.
+  static Result<Done> finish(const std::string& path, const std::string& store, Others others);
   // True where finish() has something to do.
   static bool unfinished(const std::string& path, const std::string& store);
+  // The same, whoever's it is: also of this process.
+  static bool has_journal(const std::string& path, const std::string& store);
 
   // Saves what is there now. `mapped`: inode numbers of files that are mapped to be written: their change times tell
   // less. Costs what is there, less what an earlier state has already.
@@ -62,9 +67,13 @@ class Directory {
   Result<Look> look(const Saved& saved, const Suspects& mapped) const;
   [[nodiscard]] std::vector<Change> changes(const Saved& saved, const Look& look) const;
 
-  // Puts back. REQUIRES: `look` has no obstacles.
-  // Errors: busy, before the first change, where somebody has changed what look() saw. Every other failure leaves the
-  // directory half put back and the journal open: put_back() with a new look, or finish(), goes to the end.
+  // Opens the journal: from here on a death of this process is known to have hit a way back. REQUIRES: `look` has no
+  // obstacles. Errors: busy, where somebody has changed what look() saw; the journal is closed then.
+  Result<void> prepare(const Saved& saved, const Look& look);
+  // Closes it again, where nothing was changed.
+  void cancel();
+  // Puts back. REQUIRES: prepare(). Every failure leaves the directory half put back and the journal open: put_back()
+  // with a new look, or finish(), goes to the end.
   Result<Done> put_back(Saved& saved, const Look& look);
 
   void drop(const Saved& saved);

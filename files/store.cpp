@@ -56,12 +56,14 @@ Result<void> write_whole(int directory, const std::string& name, std::string_vie
   return {};
 }
 
-// Field 22 of /proc/PID/stat, behind the name, which may hold anything; empty: there is no such process.
+// Field 22 of /proc/PID/stat, behind the name, which may hold anything; empty: there is no such process, or it has
+// ended and was not waited for yet.
 std::string start_time_of(const std::string& pid) {
   const UniqueFd proc(::open("/proc", O_PATH | O_DIRECTORY | O_CLOEXEC));
   const auto stat = read_whole(proc.get(), pid + "/stat");
   if (!stat || stat->rfind(')') == std::string::npos) return {};
-  std::string_view rest = std::string_view(*stat).substr(stat->rfind(')') + 1);
+  std::string_view rest = std::string_view(*stat).substr(stat->rfind(')'));
+  if (rest.starts_with(") Z") || rest.starts_with(") X")) return {};
   constexpr int kFieldsBehindTheName = 20;
   for (int field = 0; field < kFieldsBehindTheName; ++field)
     rest.remove_prefix(std::min(rest.find(' ') + 1, rest.size()));
@@ -135,6 +137,8 @@ Result<Store> Store::create(int directory, const std::string& path, const std::s
   return opened;
 }
 
+bool Store::has_journal_at(const std::string& place) { return ::access((place + "/journal").c_str(), F_OK) == 0; }
+
 Result<Store> Store::reopen(const std::string& place) {
   Store store;
   store.fd_.reset(::open(place.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW));
@@ -156,6 +160,15 @@ Result<Store> Store::reopen(const std::string& place) {
 }
 
 std::vector<std::string> Store::left_behind(const std::string& path, const std::string& where) {
+  std::vector<std::string> all = all_of(path, where);
+  std::erase_if(all, [](const std::string& place) {
+    const auto owner = read_whole(AT_FDCWD, place + "/owner");
+    return owner && owner_lives(*owner);
+  });
+  return all;
+}
+
+std::vector<std::string> Store::all_of(const std::string& path, const std::string& where) {
   std::vector<std::string> found;
   for (const std::string& place : {directory_of(path), path, where}) {
     if (place.empty()) continue;
@@ -169,7 +182,7 @@ std::vector<std::string> Store::left_behind(const std::string& path, const std::
           seen.st_uid != ::geteuid() || (seen.st_mode & 077U) != 0)
         continue;  // not one of ours
       const auto owner = read_whole(::dirfd(stream.get()), name + "/owner");
-      if (!owner || owner_lives(*owner) || !owner->ends_with("\n" + path + "\n")) continue;
+      if (!owner || !owner->ends_with("\n" + path + "\n")) continue;
       found.push_back(fmt::format("{}/{}", place, name));
     }
   }
@@ -237,19 +250,30 @@ Result<void> Store::open_journal(std::uint64_t tree) {
   return with_context(write_whole(fd_.get(), "journal", fmt::format("{}\n", tree)), path_);
 }
 
+// One write of a few bytes: whole, or not at all.
+Result<void> Store::begin_journal() {
+  const UniqueFd fd(::openat(fd_.get(), "journal", O_WRONLY | O_APPEND | O_CLOEXEC | O_NOFOLLOW));
+  if (!fd) return fail_errno("open", path_ + "/journal");
+  constexpr std::string_view kBegun = "begun\n";
+  if (::write(fd.get(), kBegun.data(), kBegun.size()) != static_cast<ssize_t>(kBegun.size()))
+    return fail_errno("write", path_ + "/journal");
+  return {};
+}
+
 Result<void> Store::close_journal() {
   if (::unlinkat(fd_.get(), "journal", 0) != 0) return fail_errno("unlink", path_ + "/journal");
   return {};
 }
 
-std::optional<std::uint64_t> Store::journal() const {
+std::optional<Store::Journal> Store::journal() const {
   const auto text = read_whole(fd_.get(), "journal");
   if (!text) return std::nullopt;
-  std::uint64_t number = 0;
-  const auto [end, code] = std::from_chars(text->data(), text->data() + text->size(), number);
+  Journal journal;
+  const auto [end, code] = std::from_chars(text->data(), text->data() + text->size(), journal.tree);
   // One that broke off while it was written: nothing had been changed by then.
   if (code != std::errc{} || end == text->data() + text->size() || *end != '\n') return std::nullopt;
-  return number;
+  journal.begun = text->ends_with("\nbegun\n");
+  return journal;
 }
 
 }  // namespace relive::files

@@ -4,7 +4,7 @@
 //   links/    a hard link to each saved inode that can have one: however often its names are removed, it stays
 //   copies/   contents of regular files, by number
 //   trees/    saved states, as text, by number
-//   journal   stands while a way back is under way: the number of the state that it leads to
+//   journal   stands while a way back is under way: the number of the state that it leads to, and whether it has begun
 //
 // It should lie on the mount of what it keeps: hard links work within one mount only (EXDEV, link(2)). So it is made
 // beside the directory, or in it where that is the root of a mount.
@@ -29,7 +29,9 @@ class Store {
   static Result<Store> create(int directory, const std::string& path, const std::string& where);
   // One that its owner left behind.
   static Result<Store> reopen(const std::string& place);
-  // Stores for the directory at `path` (in `where`, too, if that is given) whose owners have ended.
+  static bool has_journal_at(const std::string& place);
+  // Stores for the directory at `path` (in `where`, too, if that is given), and those of them whose owners have ended.
+  static std::vector<std::string> all_of(const std::string& path, const std::string& where);
   static std::vector<std::string> left_behind(const std::string& path, const std::string& where);
 
   Store(Store&&) = default;
@@ -53,9 +55,15 @@ class Store {
   Result<Tree> load_tree(std::uint64_t number) const;
   void drop_tree(std::uint64_t number);
 
+  // Before the decision: a way back to this state may be under way. Behind it, before the first change: it is.
   Result<void> open_journal(std::uint64_t tree);
+  Result<void> begin_journal();
   Result<void> close_journal();
-  [[nodiscard]] std::optional<std::uint64_t> journal() const;
+  struct Journal {
+    std::uint64_t tree = 0;
+    bool begun = false;
+  };
+  [[nodiscard]] std::optional<Journal> journal() const;
 
   [[nodiscard]] const std::string& path() const { return path_; }
   [[nodiscard]] bool on_the_same_mount() const { return same_mount_; }

@@ -33,6 +33,19 @@ std::uint64_t start_time_of(model::Pid pid) {
 
 }  // namespace
 
+std::vector<const model::Memory*> memories_of(std::span<const model::Task> tasks) {
+  std::vector<const model::Memory*> memories;
+  for (const model::Task& task : tasks) memories.push_back(&task.memory);
+  return memories;
+}
+
+std::vector<const model::Memory*> memories_of(std::span<const std::optional<model::Task>> tasks) {
+  std::vector<const model::Memory*> memories;
+  for (const auto& task : tasks)
+    if (task) memories.push_back(&task->memory);
+  return memories;
+}
+
 Snapshot* Engine::State::find(std::string_view name) const {
   const auto at = std::ranges::find_if(snapshots, [&](const auto& snapshot) { return snapshot->info.name == name; });
   return at == snapshots.end() ? nullptr : at->get();
@@ -133,6 +146,7 @@ void Engine::State::forget(Snapshot& snapshot) {
     member.store->release(snapshot.parts[index].pages.runs());
     --member.snapshots;
   }
+  files.drop(snapshot.directories);
   std::erase_if(snapshots, [&](const auto& known) { return known.get() == &snapshot; });
 }
 
@@ -145,6 +159,7 @@ Result<DiffReport> Engine::diff(std::string_view name) {
   RELIVE_TRY(stay->visit_all(state.agreement, [&](parasite::Visit& visit) { keep_clear(visit, wanted); }));
   const Living living = RELIVE_TRY(look(*stay, wanted, capture::Depth::full, stopwatch));
   const Plan plan = make_plan(*stay, wanted, living, RELIVE_TRY(state.surroundings(*stay, wanted, living)));
+  const FilesPlan files_plan = RELIVE_TRY(look_at_files(wanted.directories, memories_of(living.tasks)));
   std::vector<std::vector<std::uint64_t>> words(plan.tasks.size());
   for (std::size_t index = 0; index < plan.tasks.size(); ++index) {
     if (!plan.tasks[index]) continue;
@@ -156,6 +171,8 @@ Result<DiffReport> Engine::diff(std::string_view name) {
   stay.reset();
   report.frozen_us = (now_ns() - since) / 1000;
   report.differences = plan.differences();
+  for (diff::Difference& difference : file_differences(wanted.directories, files_plan))
+    report.differences.push_back(std::move(difference));
   for (std::size_t index = 0; index < plan.tasks.size(); ++index) {
     if (!plan.tasks[index]) continue;
     const model::Task& task = wanted.tree.tasks[index];
@@ -167,6 +184,7 @@ Result<DiffReport> Engine::diff(std::string_view name) {
     }
   }
   report.refusals = plan.refusals();
+  for (const diff::Refusal& refusal : files_plan.refusals) report.refusals.push_back(refusal);
   return report;
 }
 
@@ -186,6 +204,7 @@ Result<void> Engine::drop_all() {
     if (pid != state.pid && member.session && start_time_of(pid) == member.start_time) also.push_back(pid);
     member.snapshots = 0;
   }
+  for (const auto& snapshot : state.snapshots) state.files.drop(snapshot->directories);
   state.snapshots.clear();
   if (std::ranges::none_of(state.members, [](const auto& member) { return member.second.session.has_value(); }))
     return {};

@@ -14,6 +14,7 @@
 #include "base/result.h"
 #include "diff/difference.h"
 #include "model/tree.h"
+#include "rollback/kept_files.h"
 #include "rollback/stopwatch.h"
 #include "tracking/tracker.h"
 
@@ -31,7 +32,10 @@ struct SnapshotInfo {
   std::uint64_t pages = 0;  // pages with contents of their own
   std::uint64_t descriptors = 0;
   std::string tracker;
-  std::string command;  // comm of the task
+  std::string command;                        // comm of the task
+  std::vector<std::string> directories = {};  // whose files go back with it
+  std::uint64_t files = 0;                    // regular files in them
+  std::uint64_t file_bytes = 0;               // in those
 };
 
 struct SnapshotReport {
@@ -50,6 +54,8 @@ struct RollbackReport {
   std::uint64_t pages = 0;        // pages put back
   std::uint64_t mappings = 0;     // mapping operations
   std::uint64_t descriptors = 0;  // descriptor operations
+  std::uint64_t files = 0;        // files put back, and removed
+  std::uint64_t file_bytes = 0;   // written into them
   std::string tracker;
   std::vector<Stage> stages;
   std::vector<std::string> notes;
@@ -69,6 +75,7 @@ struct SnapshotOptions {
   std::string name;  // REQUIRES: not empty
   bool replace = false;
   std::optional<tracking::TrackerKind> tracker;  // first snapshot of a task only
+  FilesWanted files = {};                        // what of the file system goes back, too
 };
 
 struct RollbackOptions {

@@ -82,14 +82,16 @@ Result<void> Engine::State::supply(Stay& stay, Arrival& arrival, Living& living,
   return {};
 }
 
-Result<void> Engine::State::way_back(const Snapshot& wanted, Arrival* arrival, const RollbackOptions& options,
+Result<void> Engine::State::way_back(Snapshot& wanted, Arrival* arrival, const RollbackOptions& options,
                                      RollbackReport& report) {
   Stopwatch stopwatch;
-  auto stay = RELIVE_TRY(freeze(&wanted, !options.dry_run));
+  const bool with_files = !wanted.directories.empty();
+  // With files nobody may run on before they are back, and tasks at rest take no part in what sees to that.
+  auto stay = RELIVE_TRY(freeze(&wanted, !options.dry_run && !with_files));
   stopwatch.lap("freeze");
   Passage passage;
   auto outcome = [&]() -> Result<void> {
-    RELIVE_TRY(stay->visit_all(agreement, [&](parasite::Visit& visit) { keep_clear(visit, wanted); }));
+    RELIVE_TRY(stay->visit_all(agreement, [&](parasite::Visit& visit) { keep_clear(visit, wanted); }, with_files));
     stopwatch.lap("visit");
     Living living = RELIVE_TRY(look(*stay, wanted, capture::Depth::outside, stopwatch));
     if (arrival != nullptr) complete(*arrival, living);
@@ -101,7 +103,16 @@ Result<void> Engine::State::way_back(const Snapshot& wanted, Arrival* arrival, c
     if (arrival != nullptr && report.refusals.empty())
       RELIVE_TRY(supply(*stay, *arrival, living, plan, report, stopwatch));
     if (options.dry_run) report.plan = plan.texts();
+    FilesPlan files_plan;
+    if (with_files) {
+      files_plan = RELIVE_TRY(look_at_files(wanted.directories, memories_of(living.tasks)));
+      for (const diff::Refusal& refusal : files_plan.refusals) report.refusals.push_back(refusal);
+      if (options.dry_run) report.plan.insert(report.plan.end(), files_plan.texts.begin(), files_plan.texts.end());
+      stopwatch.lap("look at files");
+    }
     const bool goes = !options.dry_run && report.refusals.empty();
+    passage.shares_of_others = files_plan.empty() ? 0 : 1;
+    if (goes) RELIVE_TRY(prepare_files(wanted.directories, files_plan));
     Supply more;
     if (arrival != nullptr)
       more = [&](const Living& now, const Plan& planned) -> Result<void> {
@@ -122,6 +133,7 @@ Result<void> Engine::State::way_back(const Snapshot& wanted, Arrival* arrival, c
     }
     for (const std::string& note : plan.notes()) report.notes.push_back(note);
     if (!passage.committed) {
+      cancel_files(wanted.directories);
       if (carried || !passage.irreversible) return carried;
       report.fate = apply::Fate::stopped;
       for (const auto& [one, present] : stay->present())  // those that were killed are blank tasks now, and have to end
@@ -139,6 +151,19 @@ Result<void> Engine::State::way_back(const Snapshot& wanted, Arrival* arrival, c
     if (!passage.broken) {
       if (auto settled = settle(*stay, wanted, living, plan); !settled) carried = settled;
       stopwatch.lap("arm");
+    }
+    if (!passage.broken && passage.shares_of_others != 0) {
+      auto done = put_back_files(wanted.directories, files_plan);
+      if (done) {
+        report.files = done->files;
+        report.file_bytes = done->bytes;
+      } else {
+        carried = with_context(Result<void>(std::unexpected(std::move(done).error())), "putting files back");
+        passage.broken = true;
+        agreement->broken();
+        stay->break_off();
+      }
+      stopwatch.lap("files");
     }
     if (agreement && !passage.broken) agreement->all_done();
     const auto departed = stay->depart();
@@ -178,7 +203,7 @@ Result<RollbackReport> Engine::State::outcome_of(Result<void> outcome, const Sna
 Result<RollbackReport> Engine::rollback(const RollbackOptions& options) {
   if (!options.image.empty()) return apply(options);
   State& state = *state_;
-  const Snapshot& wanted = *RELIVE_TRY(state.require(options.name));
+  Snapshot& wanted = *RELIVE_TRY(state.require(options.name));
   RollbackReport report;
   report.tracker = tracking::tracker_name(state.members.at(state.pid).tracker->kind());
   auto outcome = state.way_back(wanted, nullptr, options, report);

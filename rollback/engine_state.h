@@ -4,6 +4,7 @@
 
 #include <memory>
 #include <optional>
+#include <span>
 #include <string_view>
 #include <vector>
 
@@ -11,12 +12,17 @@
 #include "parasite/agreement.h"
 #include "rollback/engine.h"
 #include "rollback/image_in.h"
+#include "rollback/kept_files.h"
 #include "rollback/snapshot.h"
 #include "rollback/stay.h"
 #include "rollback/stopwatch.h"
 #include "rollback/way_back.h"
 
 namespace relive::rollback {
+
+// Of those tasks that there are.
+[[nodiscard]] std::vector<const model::Memory*> memories_of(std::span<const model::Task> tasks);
+[[nodiscard]] std::vector<const model::Memory*> memories_of(std::span<const std::optional<model::Task>> tasks);
 
 struct Engine::State {
   model::Pid pid;
@@ -28,6 +34,7 @@ struct Engine::State {
   std::vector<std::unique_ptr<Snapshot>> snapshots;
   std::uint64_t last_lease = 0;
   std::uint64_t last_snapshot = 0;  // Snapshot::number
+  KeptFiles files;
 
   [[nodiscard]] Snapshot* find(std::string_view name) const;
   // ErrorKind::not_found, naming those that there are.
@@ -42,8 +49,7 @@ struct Engine::State {
   Result<void> take_contents(parasite::Visit& visit, Member& member, const model::Memory& memory, TaskPart& part,
                              SnapshotReport& report);
   // `arrival`: what `wanted` belongs to, where it comes from an image; else null.
-  Result<void> way_back(const Snapshot& wanted, Arrival* arrival, const RollbackOptions& options,
-                        RollbackReport& report);
+  Result<void> way_back(Snapshot& wanted, Arrival* arrival, const RollbackOptions& options, RollbackReport& report);
   // Of an image: what a snapshot would hold and have, for a plan that nothing else is in the way of.
   Result<void> supply(Stay& stay, Arrival& arrival, Living& living, Plan& plan, RollbackReport& report,
                       Stopwatch& stopwatch);

@@ -124,6 +124,11 @@ Result<void> Engine::State::take(Stay& stay, Snapshot& snapshot, const SnapshotO
     RELIVE_TRY(capture::hold_directories(visit, part.holds));
     RELIVE_TRY(capture::hold_mapped_files(visit, task.memory, part.holds));
   }
+  if (!options.files.directories.empty()) {
+    stopwatch.lap("hold");
+    snapshot.directories = RELIVE_TRY(files.take(options.files, memories_of(snapshot.tree.tasks)));
+    stopwatch.lap("files");
+  }
   std::set<std::size_t> restless;  // tables that only a visited task can read
   for (const model::Descriptor& descriptor : snapshot.tree.descriptors.descriptors)
     if (std::holds_alternative<model::Tunnel>(snapshot.tree.descriptors.open_files[descriptor.open_file].object))
@@ -153,6 +158,7 @@ Result<SnapshotReport> Engine::snapshot(const SnapshotOptions& options) {
       for (std::size_t index = 0; index < snapshot->parts.size(); ++index)
         if (Member& member = state.members.at(snapshot->tree.tasks[index].pid); member.store)
           member.store->release(snapshot->parts[index].pages.runs());
+      state.files.drop(snapshot->directories);
       return std::unexpected(std::move(taken).error());
     }
     for (const model::Task& task : snapshot->tree.tasks) ++state.members.at(task.pid).snapshots;
@@ -177,6 +183,11 @@ Result<SnapshotReport> Engine::snapshot(const SnapshotOptions& options) {
   info.descriptors = snapshot->tree.descriptors.descriptors.size();
   info.tracker = tracking::tracker_name(state.members.at(state.pid).tracker->kind());
   info.command = snapshot->tree.tasks.front().threads.front().name;
+  for (const SavedDirectory& one : snapshot->directories) {
+    info.directories.push_back(one.directory->path());
+    info.files += one.saved.files;
+    info.file_bytes += one.saved.bytes;
+  }
   report.info = info;
   report.faults_passed = faults_passed();
   if (Snapshot* old = state.find(options.name); old != nullptr) state.forget(*old);

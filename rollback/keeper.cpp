@@ -131,9 +131,19 @@ bool may_be_last(const Request& request) {
          std::holds_alternative<DropOptions>(request.command) || (rollback != nullptr && !rollback->image.empty());
 }
 
+// Before a snapshot with files is taken: who comes when this keeper has died knows where to look.
+Result<void> note_files(const Registry& registry, const Request& request) {
+  const auto* const snapshot = std::get_if<SnapshotOptions>(&request.command);
+  if (snapshot == nullptr || snapshot->files.directories.empty()) return {};
+  std::vector<Registry::FilesOf> files;
+  for (const std::string& directory : snapshot->files.directories) files.push_back({directory, snapshot->files.store});
+  return registry.note_files(request.key, files);
+}
+
 // One client that has begun to speak, to its end. Whatever it sends or fails to send harms only itself. Was it a
 // request behind which nothing may be left to keep?
-bool attend(UniqueFd connection, const TaskKey& key, Engine& engine, std::vector<ImageWriter>& writers) {
+bool attend(UniqueFd connection, const TaskKey& key, const Registry& registry, Engine& engine,
+            std::vector<ImageWriter>& writers) {
   ::setsockopt(connection.get(), SOL_SOCKET, SO_RCVTIMEO, &kFramePatience, sizeof kFramePatience);
   ::setsockopt(connection.get(), SOL_SOCKET, SO_SNDTIMEO, &kFramePatience, sizeof kFramePatience);
   const auto bytes = receive_frame(connection.get(), kRequestLimit);
@@ -152,7 +162,9 @@ bool attend(UniqueFd connection, const TaskKey& key, Engine& engine, std::vector
       return false;  // it answers
     }
     answer = std::unexpected(writer.error());
-  } else
+  } else if (const auto noted = note_files(registry, *request); !noted)
+    answer = std::unexpected(noted.error());
+  else
     answer = serve(engine, *request);
   if (!request) log_debug("keeper: " + request.error().text());
   if (const auto sent = send_frame(connection.get(), encode(answer)); !sent)
@@ -254,7 +266,8 @@ Error keep(Keeper& keeper, const TaskKey& key) {
     bool changed = false;
     reap(keeper.writers, *keeper.engine);
     for (std::size_t i = 0; i < clients; ++i)
-      if (watched[3 + i].revents != 0 && attend(std::move(keeper.silent[i]), key, *keeper.engine, keeper.writers))
+      if (watched[3 + i].revents != 0 &&
+          attend(std::move(keeper.silent[i]), key, keeper.registry, *keeper.engine, keeper.writers))
         changed = true;
     std::erase_if(keeper.silent, [](const UniqueFd& connection) { return !connection; });
     if (changed && keeper.engine->list().empty()) return no_snapshots;
@@ -278,6 +291,12 @@ int run_keeper(const TaskKey& key, UniqueFd handshake) {
   if (!keeper) return 1;
   if (!told) log_warning("keeper: nobody waits for it");
   const Error reason = keep(*keeper, key);
+  // The stores go with the engine, but for one that a broken way back has left: that one is still to be found.
+  keeper->engine.reset();
+  const auto files = keeper->registry.files_of(key);
+  if (std::ranges::none_of(files,
+                           [](const auto& one) { return files::Directory::has_journal(one.directory, one.store); }))
+    keeper->registry.forget_files(key);
   keeper->registry.forget(key);
   turn_away(*keeper, reason);
   return 0;

@@ -41,6 +41,9 @@ void put(protocol::SnapshotInfo& out, const SnapshotInfo& info) {
   out.set_descriptors(info.descriptors);
   out.set_tracker(info.tracker);
   out.set_command(info.command);
+  for (const std::string& directory : info.directories) out.add_directories(directory);
+  out.set_files(info.files);
+  out.set_file_bytes(info.file_bytes);
 }
 
 void put(protocol::Refusal& out, const diff::Refusal& refusal) {
@@ -79,6 +82,8 @@ struct PutAnswer {
     if (report.error) put(*message.mutable_error(), *report.error);
     for (const auto& line : report.plan) message.add_plan(line);
     message.set_faults_passed(report.faults_passed);
+    message.set_files(report.files);
+    message.set_file_bytes(report.file_bytes);
   }
   void operator()(const DiffReport& report) const {
     auto& message = *out.mutable_diff();
@@ -162,6 +167,8 @@ struct PutCommand {
     message.set_name(options.name);
     message.set_replace(options.replace);
     if (options.tracker) message.set_tracker(std::string(tracking::tracker_name(*options.tracker)));
+    for (const std::string& directory : options.files.directories) message.add_directories(directory);
+    message.set_store(options.files.store);
   }
   void operator()(const RollbackOptions& options) const {
     auto& message = *out.mutable_rollback();
@@ -193,8 +200,19 @@ Result<Error> take(const protocol::Error& message) {
 }
 
 SnapshotInfo take(const protocol::SnapshotInfo& message) {
-  return {message.name(),     {message.pid()}, message.created_ns(),  message.tasks(),   message.threads(),
-          message.mappings(), message.pages(), message.descriptors(), message.tracker(), message.command()};
+  return {message.name(),
+          {message.pid()},
+          message.created_ns(),
+          message.tasks(),
+          message.threads(),
+          message.mappings(),
+          message.pages(),
+          message.descriptors(),
+          message.tracker(),
+          message.command(),
+          {message.directories().begin(), message.directories().end()},
+          message.files(),
+          message.file_bytes()};
 }
 
 diff::Refusal take(const protocol::Refusal& message) { return {message.object(), message.reason(), message.hint()}; }
@@ -216,13 +234,15 @@ Result<Answer> take(const protocol::RollbackReport& message) {
   if (message.has_error()) report.error = RELIVE_TRY(take(message.error()));
   report.plan.assign(message.plan().begin(), message.plan().end());
   report.faults_passed = message.faults_passed();
+  report.files = message.files();
+  report.file_bytes = message.file_bytes();
   return report;
 }
 
 Result<Answer> take(const protocol::DiffReport& message) {
   DiffReport report;
   for (const auto& difference : message.differences()) {
-    if (difference.family() > static_cast<std::uint32_t>(diff::Family::process)) return malformed("family");
+    if (difference.family() > static_cast<std::uint32_t>(diff::Family::file)) return malformed("family");
     if (difference.sign() > static_cast<std::uint32_t>(diff::Sign::changed)) return malformed("sign");
     report.differences.push_back({static_cast<diff::Family>(difference.family()),
                                   static_cast<diff::Sign>(difference.sign()), difference.object(), difference.text(),
@@ -277,7 +297,11 @@ Answer take(const protocol::DropReport& message) {
 }
 
 Result<SnapshotOptions> take(const protocol::SnapshotRequest& message) {
-  SnapshotOptions options{message.name(), message.replace(), {}};
+  SnapshotOptions options{message.name(), message.replace(), {}, {}};
+  options.files.directories.assign(message.directories().begin(), message.directories().end());
+  options.files.store = message.store();
+  for (const std::string& path : options.files.directories)
+    if (!path.starts_with('/') || path.find('\0') != std::string::npos) return malformed("directory");
   if (!message.tracker().empty()) options.tracker = RELIVE_TRY(tracking::parse_tracker(message.tracker()));
   return options;
 }

@@ -14,6 +14,7 @@
 #include <charconv>
 #include <cstdlib>
 #include <cstring>
+#include <fstream>
 #include <memory>
 
 #include "task/procfs.h"
@@ -22,6 +23,7 @@ namespace relive::rollback {
 
 namespace {
 
+constexpr std::string_view kFiles = ".files";
 constexpr std::string_view kSocket = ".sock";
 constexpr std::string_view kLock = ".lock";
 
@@ -167,6 +169,32 @@ void Registry::forget(const TaskKey& key) const {
   const std::string lock_path = short_path(key.stem() + std::string(kLock));
   const UniqueFd lock_file(::open(lock_path.c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW));
   if (lock_file && ::flock(lock_file.get(), LOCK_EX | LOCK_NB) == 0) ::unlink(lock_path.c_str());
+}
+
+// Pairs of names, each with a NUL behind it: no path has one in it.
+Result<void> Registry::note_files(const TaskKey& key, const std::vector<FilesOf>& files) const {
+  std::string text;
+  const auto known = files_of(key);
+  for (const FilesOf& one : files)
+    if (std::ranges::find(known, one) == known.end()) text += one.directory + '\0' + one.store + '\0';
+  const UniqueFd file(::open(short_path(key.stem() + std::string(kFiles)).c_str(),
+                             O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0600));
+  if (!file) return fail_errno("open", path_);
+  if (::write(file.get(), text.data(), text.size()) != static_cast<ssize_t>(text.size()))
+    return fail_errno("write", path_);
+  return {};
+}
+
+std::vector<Registry::FilesOf> Registry::files_of(const TaskKey& key) const {
+  std::ifstream file(short_path(key.stem() + std::string(kFiles)), std::ios::binary);
+  std::vector<FilesOf> found;
+  for (FilesOf one; std::getline(file, one.directory, '\0') && std::getline(file, one.store, '\0');)
+    found.push_back(one);
+  return found;
+}
+
+void Registry::forget_files(const TaskKey& key) const {
+  ::unlink(short_path(key.stem() + std::string(kFiles)).c_str());
 }
 
 std::vector<TaskKey> Registry::keepers() const {

@@ -1,6 +1,7 @@
 // Where keepers are found: a directory of sockets and lock files, one pair per task.
 //
 //     PID-STARTTIME.sock   the keeper listens here
+//     PID-STARTTIME.files  directories whose files go back with the task, for whoever finishes what a keeper could not
 //     PID-STARTTIME.lock   held (flock) by the one command that changes the task's snapshots or the task
 //
 // The directory is $RELIVE_RUNTIME_DIR if set (for tests); else /run/relive for root, $XDG_RUNTIME_DIR/relive for
@@ -66,6 +67,15 @@ class Registry {
   [[nodiscard]] Result<UniqueFd> listen(const TaskKey& key) const;
   // Removes the task's socket, and its lock file unless a command holds it.
   void forget(const TaskKey& key) const;
+  // Directories of files that go back with the task, and where their copies lie; stays when the keeper dies.
+  struct FilesOf {
+    std::string directory;
+    std::string store;
+    bool operator==(const FilesOf&) const = default;
+  };
+  [[nodiscard]] Result<void> note_files(const TaskKey& key, const std::vector<FilesOf>& files) const;
+  [[nodiscard]] std::vector<FilesOf> files_of(const TaskKey& key) const;
+  void forget_files(const TaskKey& key) const;
   // Everybody who has a socket here, by pid.
   [[nodiscard]] std::vector<TaskKey> keepers() const;
   // Errors: busy, naming the pid of the command that holds it. `command` is what others are told about us.

@@ -26,6 +26,7 @@ struct Snapshot {
   model::Forest forest;         // the same tasks, and zombies
   std::vector<TaskPart> parts;  // as tree.tasks
   capture::FileHolds files;     // of tree.descriptors
+  SavedFiles directories;       // of the file system
 
   // How many descriptor tables there are, and the first task of each.
   [[nodiscard]] std::size_t tables() const;

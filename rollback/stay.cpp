@@ -48,11 +48,11 @@ Result<void> Stay::enter(Present& present) {
   return {};
 }
 
-Result<void> Stay::visit_all(std::optional<parasite::TreeAgreement>& agreement, Begun begun) {
+Result<void> Stay::visit_all(std::optional<parasite::TreeAgreement>& agreement, Begun begun, bool agree) {
   begun_ = std::move(begun);
   for (auto& [pid, present] : present_)
     if (!present.at_rest) RELIVE_TRY(enter(present));
-  if (present_.size() > 1 && !agreement) agreement.emplace(RELIVE_TRY(parasite::TreeAgreement::create()));
+  if ((agree || present_.size() > 1) && !agreement) agreement.emplace(RELIVE_TRY(parasite::TreeAgreement::create()));
   if (!agreement) return {};
   for (auto& [pid, present] : present_)
     if (present.visit) RELIVE_TRY(agreement->join(*present.visit));
@@ -104,6 +104,13 @@ Result<void> Stay::depart() {
   for (auto& [pid, present] : present_)
     if (present.at_rest) present.task->resume();
   return outcome;
+}
+
+void Stay::break_off() {
+  for (auto& [actor, blank] : blanks_)
+    if (blank.visit && blank.task.frozen()) blank.visit->break_off();
+  for (auto& [pid, present] : present_)
+    if (present.visit && present.task->frozen()) present.visit->break_off();
 }
 
 void Stay::let_end(Blank& blank) {

@@ -54,7 +54,8 @@ class Stay {
   // before anything else is done in it (and for blank tasks by who makes them): what the visit must keep clear. With
   // several tasks they share `agreement`, which is made where there is none. After a failure destroy the stay.
   using Begun = std::function<void(parasite::Visit&)>;
-  Result<void> visit_all(std::optional<parasite::TreeAgreement>& agreement, Begun begun = {});
+  // `agree`: they share one in any case.
+  Result<void> visit_all(std::optional<parasite::TreeAgreement>& agreement, Begun begun = {}, bool agree = false);
   // Begins a visit in a task at rest.
   Result<void> wake(Present& present, std::optional<parasite::TreeAgreement>& agreement);
   void begun(parasite::Visit& visit) const {
@@ -75,6 +76,8 @@ class Stay {
 
   // Behind a commit: lets all tasks, blank ones too, go to their goals.
   Result<void> depart();
+  // Behind a commit that must not be gone on from: no thread runs on when they depart.
+  void break_off();
   // Gives every task its registers back: nothing is undone that was not to be.
   void end_visits();
   void resume();

@@ -354,7 +354,7 @@ class Passing {
     }
     std::uint32_t count = 0;
     for (const auto& bench : benches_) count += bench ? 1 : 0;
-    agreement->open(count);
+    agreement->open(count + passage.shares_of_others);
     std::vector<Bench*> staged;
     auto ready = each([&](std::size_t, Bench& bench) -> Result<void> {
       RELIVE_TRY(bench.visit.stage(bench.commit, bench.goals));

@@ -74,8 +74,10 @@ void plan_pages(Stay& stay, const Snapshot& wanted, const Living& living, Plan& 
 
 // What a way back has done, for the engine.
 struct Passage {
-  bool committed = false;     // behind the point of no return
-  bool broken = false;        // ... and the kernel has broken it off: no task may run again
+  bool committed = false;  // behind the point of no return
+  bool broken = false;     // ... and the kernel has broken it off: no task may run again
+  // What else has to be done before the tasks may run on, should the keeper die: nobody else does it (kept_files.h).
+  std::uint32_t shares_of_others = 0;
   bool irreversible = false;  // a living task was killed so that its number is free: a failure cannot be undone
 };
 

@@ -24,6 +24,11 @@ using testing::unlike;
 constexpr std::uint64_t kSeed = 20'260'101;
 constexpr std::uint64_t kMostPoints = 3000;
 
+Result<files::Done> go(Directory& files, files::Saved& saved, const files::Look& look) {
+  RELIVE_TRY(files.prepare(saved, look));
+  return files.put_back(saved, look);
+}
+
 class FilesFaultsTest : public ::testing::TestWithParam<const char*> {
  protected:
   void SetUp() override {
@@ -65,14 +70,14 @@ TEST_P(FilesFaultsTest, AFailureAtAnyStepIsGoneOnFrom) {
     auto look = files.look(*saved, {});
     ASSERT_TRUE(look.has_value()) << look.error().text();
     arm_faults({.action = FaultPlan::Action::fail, .at = point});
-    const auto broken = files.put_back(*saved, *look);
+    const auto broken = go(files, *saved, *look);
     arm_faults({});
     if (!broken) {
       ++failed;
       ASSERT_EQ(broken.error().kind, ErrorKind::injected) << broken.error().text();
       look = files.look(*saved, {});
       ASSERT_TRUE(look.has_value()) << look.error().text();
-      const auto done = files.put_back(*saved, *look);
+      const auto done = go(files, *saved, *look);
       ASSERT_TRUE(done.has_value()) << done.error().text();
     }
     ASSERT_EQ(unlike(wanted, picture_of(directory(), inodes_)), "");
@@ -101,7 +106,7 @@ TEST_P(FilesFaultsTest, ADeathAtAnyStepIsGoneOnFromByTheNextProcess) {
       auto look = (*files)->look(*saved, {});
       if (!look || !look->obstacles.empty()) ::_exit(4);
       arm_faults({.action = FaultPlan::Action::kill, .at = point});
-      const bool good = (*files)->put_back(*saved, *look).has_value();
+      const bool good = go(**files, *saved, *look).has_value();
       files->reset();
       ::_exit(good ? 0 : 5);
     }
@@ -120,7 +125,7 @@ TEST_P(FilesFaultsTest, ADeathAtAnyStepIsGoneOnFromByTheNextProcess) {
       ASSERT_FALSE(refused.has_value());
       EXPECT_EQ(refused.error().kind, ErrorKind::busy);
     }
-    const auto done = Directory::finish(directory(), store_);
+    const auto done = Directory::finish(directory(), store_, Directory::Others::wait);
     ASSERT_TRUE(done.has_value()) << done.error().text();
     if (begun) {
       ASSERT_EQ(unlike(wanted, picture_of(directory(), inodes_)), "");

@@ -61,6 +61,8 @@ class FilesTest : public ::testing::TestWithParam<const char*> {
     EXPECT_TRUE(look.has_value()) << look.error().text();
     if (!look) return {};
     for (const auto& obstacle : look->obstacles) ADD_FAILURE() << obstacle.path << ": " << obstacle.reason;
+    const auto prepared = files_->prepare(saved, *look);
+    EXPECT_TRUE(prepared.has_value()) << prepared.error().text();
     auto done = files_->put_back(saved, *look);
     EXPECT_TRUE(done.has_value()) << done.error().text();
     return done ? *done : files::Done{};

@@ -1,14 +1,13 @@
 #!/usr/bin/env python3
 """Debian's PostgreSQL 15 with twenty clients that stay connected: a snapshot, load by pgbench, the way back, fifty times.
 
-Its files are put back by this test, from a copy that was taken while all of its processes stood still.
+Its data directory goes back with it.
 """
 
 import os
 import pathlib
 import pwd
 import shutil
-import signal
 import subprocess
 
 import harness
@@ -18,48 +17,6 @@ CLIENTS = 20
 PROGRAMS = pathlib.Path("/usr/lib/postgresql/15/bin")
 ROWS = "select md5(string_agg(a::text, ',' order by aid)) from pgbench_accounts a"
 SUMS = "select (select sum(abalance) from pgbench_accounts), (select count(*) from pgbench_history), (select sum(bbalance) from pgbench_branches)"
-
-
-def send(pid, number):
-    try:
-        os.kill(pid, number)
-    except ProcessLookupError:
-        pass  # it has ended
-
-
-def stands(pid):
-    try:
-        return harness.Task(pid).state() in "TZ"
-    except FileNotFoundError:
-        return True
-
-
-class Files:
-    """A copy of a directory. Put back in place: whoever has a file open has the old contents again."""
-
-    def __init__(self, directory, copy):
-        self.directory, self.copy = directory, copy
-        shutil.copytree(directory, copy, symlinks=True)
-
-    def put_back(self):
-        wanted = {path.relative_to(self.copy) for path in self.copy.rglob("*")}
-        for path in sorted(self.directory.rglob("*"), reverse=True):
-            if path.relative_to(self.directory) in wanted:
-                continue
-            path.rmdir() if path.is_dir() else path.unlink()
-        for name in sorted(wanted):
-            source, target = self.copy / name, self.directory / name
-            if source.is_dir():
-                target.mkdir(exist_ok=True)
-                continue
-            contents = source.read_bytes()
-            if target.exists() and target.stat().st_size == len(contents) and target.read_bytes() == contents:
-                continue
-            with open(target, "r+b" if target.exists() else "wb") as file:
-                file.write(contents)
-                file.truncate()
-            shutil.copystat(source, target)
-            os.chown(target, source.stat().st_uid or target.stat().st_uid, -1)
 
 
 class Client:
@@ -111,21 +68,6 @@ class Postgres:
     def bench(self, *words):
         return self.must(PROGRAMS / "pgbench", "-h", self.directory, "-U", "postgres", *words, "postgres")
 
-    def stop(self):
-        """All of it stands still: a process that is being born now is stopped with its parent's next look."""
-        while True:
-            pids = harness.descendants(self.pid)
-            for pid in pids:
-                if not stands(pid):  # a second SIGSTOP would stay pending
-                    send(pid, signal.SIGSTOP)
-            harness.wait_until("all stand", lambda: all(stands(pid) for pid in pids))
-            if harness.descendants(self.pid) == pids:
-                return
-
-    def go_on(self):
-        for pid in harness.descendants(self.pid):
-            send(pid, signal.SIGCONT)
-
 
 def test(scene, tracker, words):
     if not (PROGRAMS / "postgres").exists() or not any(user.pw_name == "postgres" for user in pwd.getpwall()):
@@ -136,10 +78,8 @@ def test(scene, tracker, words):
     backends = [client.ask("select pg_backend_pid()") for client in clients]
     postgres.query("checkpoint")
     rows, sums = postgres.query(ROWS), postgres.query(SUMS)
-    postgres.stop()
-    files = Files(postgres.data, scene.directory / "copy")
-    scene.snapshot(postgres.pid, "seeded", tracker)
-    postgres.go_on()
+    taken = scene.snapshot(postgres.pid, "seeded", tracker, "--files", postgres.data)
+    harness.expect(taken["files"] > 900 and taken["directories"] == [str(postgres.data)], f"files kept: {taken['files']}")
     for round_ in range(words.rounds if tracker != "compare" else min(words.rounds, 5)):
         postgres.bench("-n", "-c", "8", "-j", "2", "-t", "25", *(["-C"] if round_ % 2 else []))
         stay = [client for client in clients if client.process.poll() is None]
@@ -150,10 +90,8 @@ def test(scene, tracker, words):
             clients[-1].process.wait()
             harness.wait_until("its backend has ended", lambda: not pathlib.Path(f"/proc/{backends[-1]}").exists())
         harness.expect(postgres.query(SUMS) != sums, "the load changed nothing")
-        postgres.stop()
-        files.put_back()
-        scene.rollback(postgres.pid, "seeded")
-        postgres.go_on()
+        report = scene.rollback(postgres.pid, "seeded")
+        harness.expect(report["files"] > 0 and report["file_bytes"] > 0, "no file was put back")
         harness.expect_equal(f"round {round_}: sums", postgres.query(SUMS), sums)
         stay = [client for client in clients if client.process.poll() is None]
         harness.expect_equal("the backends", [client.ask("select pg_backend_pid()") for client in stay], backends[: len(stay)])
@@ -161,6 +99,7 @@ def test(scene, tracker, words):
     postgres.query("create extension if not exists amcheck")
     harness.expect_equal("pg_amcheck", postgres.run(PROGRAMS / "pg_amcheck", "-h", postgres.directory, "-U", "postgres", "--heapallindexed", "postgres")[:2], (0, ""))
     scene.drop(postgres.pid)
+    harness.expect_equal("what is left beside the data", sorted(path.name for path in postgres.directory.glob(".relive*")), [])
     postgres.bench("-n", "-c", "4", "-t", "10")
 
 

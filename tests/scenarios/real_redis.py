@@ -15,14 +15,20 @@ COMMANDS = 2000  # that the load has got through at least, before it is taken ba
 class Redis:
     """The server, spoken to over a new connection each time: a rollback closes those that were opened since."""
 
-    def __init__(self, scene):
+    def __init__(self, scene, *options):
+        self.scene = scene
+        self.options = options
+        self.start()
+
+    def start(self):
+        scene = self.scene
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
         with open(scene.directory / "redis.log", "w") as log:
             self.process = scene.start(
                 ["redis-server", "--port", self.port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no",
-                 "--enable-debug-command", "yes", "--dir", scene.directory, "--daemonize", "no"], stdout=log, stderr=log)
+                 "--enable-debug-command", "yes", "--dir", scene.directory, "--daemonize", "no", *self.options], stdout=log, stderr=log)
         self.pid = self.process.pid
         harness.wait_until("redis-server answers", self.answers)
 
@@ -30,7 +36,7 @@ class Redis:
         harness.expect(self.process.poll() is None, "redis-server ended")
         try:
             return self.ask("PING") == "PONG"
-        except OSError:
+        except (OSError, harness.Failure):  # not there yet, or loading its file
             return False
 
     def connect(self):
@@ -140,4 +146,5 @@ def test(scene, tracker, words):
     harness.expect_equal("content after the drop", redis.content(), wanted)
 
 
-harness.main(test, ("--rounds", {"type": int, "default": ROUNDS}))
+if __name__ == "__main__":
+    harness.main(test, ("--rounds", {"type": int, "default": ROUNDS}))
