@@ -18,6 +18,7 @@
 #include <variant>
 
 #include "base/fault.h"
+#include "image/entries.h"
 
 namespace relive::rollback {
 
@@ -149,14 +150,8 @@ Result<UniqueFd> open_again(int ours, std::uint32_t flags) {
 }
 
 Result<void> write_at(int fd, std::span<const std::byte> bytes, std::uint64_t offset) {
-  while (!bytes.empty()) {
-    const ssize_t written = ::pwrite(fd, bytes.data(), bytes.size(), static_cast<off_t>(offset));
-    if (written < 0 && errno == EINTR) continue;
-    if (written <= 0) return fail_errno("pwrite", "a file without a name");
-    bytes = bytes.subspan(static_cast<std::size_t>(written));
-    offset += static_cast<std::uint64_t>(written);
-  }
-  return {};
+  if (::lseek(fd, static_cast<off_t>(offset), SEEK_SET) < 0) return fail_errno("lseek", "a file without a name");
+  return image::write_all(fd, bytes, "a file without a name");
 }
 
 class Finder {
@@ -227,7 +222,7 @@ class Finder {
   std::string name_of(std::size_t file) const {
     const auto& descriptors = wanted_.tree.descriptors;
     const auto at = std::ranges::find(descriptors.descriptors, file, &model::Descriptor::open_file);
-    const std::string what = model::describe(descriptors.open_files[file]);
+    std::string what = model::describe(descriptors.open_files[file]);
     if (at == descriptors.descriptors.end()) return what;
     return fmt::format("{} ({})", model::name_of(at->fd, plan_.descriptors.tasks), what);
   }
