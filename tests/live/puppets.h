@@ -129,8 +129,10 @@ class Stage {
       await_end(pidfd);
       return false;
     }
-    if (last != nullptr) *last = now;
-    return true;
+    // Once more: the kernel copies in any order, so the first copy may have an answer that was not yet written.
+    if (last == nullptr || copy(puppet, *last, SYS_process_vm_readv)) return true;
+    await_end(pidfd);
+    return false;
   }
 
   [[noreturn]] static void direct(int in, int out) {
