@@ -215,6 +215,10 @@ class Finder {
                          std::is_same_v<Operation, diff::MakeConnection> ||
                          std::is_same_v<Operation, diff::ConnectSocket>) {
       if constexpr (requires { operation.file; }) return name_directory(operation.file);
+    } else if constexpr (requires { operation.senders; }) {  // messages are sent to its name, and from theirs
+      RELIVE_TRY(name_directory(operation.file));
+      for (const auto& sender : operation.senders)
+        if (sender) RELIVE_TRY(name_directory(*sender));
     }
     return {};
   }
@@ -381,6 +385,7 @@ class Finder {
   Result<void> name_directory(std::size_t index) {
     const auto* const socket = std::get_if<model::Socket>(&wanted_.tree.descriptors.open_files[index].object);
     if (socket == nullptr || !socket->file || socket->file->directory.empty()) return {};
+    if (wanted_.files.references.contains(index)) return {};
     UniqueFd found;
     RELIVE_TRY(judge(opener_of(index).open(socket->file->directory, O_PATH | O_DIRECTORY), name_of(index), found));
     if (found) wanted_.files.references[index] = std::move(found);
