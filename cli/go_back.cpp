@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <filesystem>
+
 #include "cli/json.h"
 #include "rollback/kept_files.h"
 
@@ -75,9 +77,11 @@ Result<rollback::RollbackReport> ask(const Words& words, const rollback::Rollbac
   const auto registry = RELIVE_TRY(rollback::Registry::open());
   const auto lock = RELIVE_TRY(registry.lock(key, fmt::format("relive {}", command)));
   if (options.image.empty()) {
-    if (!registry.connect(key))
+    if (auto connection = registry.connect(key); !connection) {  // it is told once that a keeper has died
       if (const std::string finished = RELIVE_TRY(rollback::finish_files(registry, key)); !finished.empty())
         return fail(ErrorKind::not_found, finished, "its snapshots went with the keeper");
+      return std::unexpected(std::move(connection).error());
+    }
     return rollback::ask_for<rollback::RollbackReport>(registry, request(key, options));
   }
   // A keeper with nothing to keep any more may be just ending: it says so, and the next one is asked.
@@ -103,10 +107,14 @@ bool names_directory(std::string_view word) { return word.find('/') != std::stri
 
 Result<ExitCode> go_back(const Words& words, Output& output, std::string_view command, const std::string& to) {
   rollback::RollbackOptions options;
-  if (command == "apply" || names_directory(to))
+  if (command == "apply" || names_directory(to)) {
     options.image = RELIVE_TRY(whole_path(to));
-  else
+    if (std::error_code error; !std::filesystem::is_directory(options.image, error))
+      return fail(ErrorKind::not_found, fmt::format("{}: no such directory", printable(to)),
+                  "relive snapshot PID --out DIR writes an image");
+  } else {
     options.name = RELIVE_TRY(words.snapshot_name("--to"));
+  }
   options.dry_run = words.has("--dry-run");
   options.on_failure = words.get("--on-failure") == "kill" ? rollback::OnFailure::kill : rollback::OnFailure::stop;
   const int pid = RELIVE_TRY(words.pid()).value;
