@@ -8,10 +8,10 @@
 #include <sys/time.h>
 
 #include <algorithm>
-#include <charconv>
 #include <cstddef>
 
 #include "base/fault.h"
+#include "base/number.h"
 #include "task/procfs.h"
 
 namespace relive::apply {
@@ -47,9 +47,7 @@ Result<std::int32_t> inner_tid(model::Pid pid, model::Tid tid) {
   const std::string status = RELIVE_TRY(task::read_proc(pid, fmt::format("task/{}/status", tid.value)));
   const auto ids = task::status_field(status, "NSpid");
   const auto word = ids.substr(ids.find_last_of(" \t") + 1);
-  std::int32_t id = 0;
-  if (std::from_chars(word.data(), word.data() + word.size(), id).ec != std::errc{}) return tid.value;
-  return id;
+  return parse_number<std::int32_t>(word).value_or(tid.value);
 }
 
 bool is_fault(int signal) {
@@ -245,11 +243,9 @@ class Executor {
     if (wanted == 0) return {};
     const std::string status = RELIVE_TRY(task::read_proc(visit().task().pid(), "status"));
     const auto field = task::status_field(status, "SigQ");
-    std::uint64_t queued = 0;
-    std::uint64_t limit = 0;
     const auto slash = std::min(field.find('/'), field.size());
-    std::from_chars(field.data(), field.data() + slash, queued);
-    std::from_chars(field.data() + std::min(slash + 1, field.size()), field.data() + field.size(), limit);
+    const auto queued = parse_number<std::uint64_t>(field.substr(0, slash)).value_or(0);
+    const auto limit = parse_number<std::uint64_t>(field.substr(std::min(slash + 1, field.size()))).value_or(0);
     if (queued + wanted > limit) {
       return fail(ErrorKind::refused,
                   fmt::format("pending signals: {} would have to be queued, {} of {} are (RLIMIT_SIGPENDING)", wanted,

@@ -10,11 +10,11 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <charconv>
 #include <csignal>
 
 #include "capture/terminals.h"
 #include "task/procfs.h"
+#include "task/signal_set.h"
 
 namespace relive::apply {
 
@@ -37,14 +37,6 @@ bool is_open(const model::DescriptorTable& table, const Terminal& wanted) {
 std::unexpected<Error> cannot_open(const Terminal& wanted, std::string_view why) {
   return fail(ErrorKind::refused,
               fmt::format("the terminal {} was closed since the snapshot, and {}", wanted.path, why));
-}
-
-Result<bool> signal_is_pending(model::Pid pid, int signal) {
-  const std::string status = RELIVE_TRY(task::read_proc(pid, "status"));
-  const std::string_view text = task::status_field(status, "ShdPnd");
-  std::uint64_t set = 0;
-  std::from_chars(text.data(), text.data() + text.size(), set, 16);
-  return (set >> (signal - 1) & 1) != 0;
 }
 
 // A process group's id as the task sees it. Its own one, or one of a task in the same pid namespace.
@@ -80,7 +72,7 @@ class Line {
         "TIOCSWINSZ", TIOCSWINSZ,
         winsize{
             .ws_row = window.rows, .ws_col = window.columns, .ws_xpixel = window.width, .ws_ypixel = window.height}));
-    if (RELIVE_TRY(signal_is_pending(maker_.visit().task().pid(), SIGWINCH))) return {};
+    if (RELIVE_TRY(task::is_pending(maker_.visit().task().pid(), SIGWINCH))) return {};
     auto& arena = maker_.visit().arena();
     const auto set = RELIVE_TRY(arena.put_value(std::uint64_t{1} << (SIGWINCH - 1)));
     const auto at_once = RELIVE_TRY(arena.put_value(timespec{}));

@@ -2,7 +2,7 @@
 
 #include <csignal>
 
-#include <charconv>
+#include "base/number.h"
 
 namespace relive {
 
@@ -20,9 +20,10 @@ Result<FaultPlan> FaultPlan::parse(std::string_view text) {
   if (verb == "fail") plan.action = Action::fail;
   if (verb == "kill") plan.action = Action::kill;
   const std::string_view number = colon == std::string_view::npos ? std::string_view{} : text.substr(colon + 1);
-  const auto [end, code] = std::from_chars(number.data(), number.data() + number.size(), plan.at);
-  if (plan.action == Action::none || number.empty() || code != std::errc{} || end != number.data() + number.size())
+  const auto at = parse_number<decltype(plan.at)>(number);
+  if (plan.action == Action::none || !at)
     return fail(ErrorKind::usage, "fault plan '" + std::string(text) + "' is neither fail:N nor kill:N");
+  plan.at = *at;
   return plan;
 }
 

@@ -2,7 +2,7 @@
 
 #include <fmt/format.h>
 
-#include "capture/process_text.h"
+#include "base/number.h"
 #include "task/procfs.h"
 
 namespace relive::capture {

@@ -9,12 +9,12 @@
 
 #include <algorithm>
 #include <array>
-#include <charconv>
 #include <concepts>
 #include <map>
 #include <memory>
 #include <set>
 
+#include "base/number.h"
 #include "capture/fdinfo.h"
 #include "capture/in_flight.h"
 #include "capture/kcmp.h"
@@ -139,11 +139,9 @@ class Reader {
     [[maybe_unused]] const int streams = listed.release();  // it is the stream's from here on
     const std::vector<RemoteFd> own = at(table).visit->own_descriptors();
     while (const dirent* entry = ::readdir(stream.get())) {
-      int number = -1;
-      const std::string_view name = entry->d_name;
-      if (std::from_chars(name.data(), name.data() + name.size(), number).ec != std::errc{}) continue;
-      if (std::ranges::find(own, number, &RemoteFd::value) != own.end()) continue;
-      table_.descriptors.push_back({.fd = {.value = number, .table = table}, .close_on_exec = false, .open_file = 0});
+      const auto number = parse_number<int>(entry->d_name);
+      if (!number || std::ranges::find(own, *number, &RemoteFd::value) != own.end()) continue;
+      table_.descriptors.push_back({.fd = {.value = *number, .table = table}, .close_on_exec = false, .open_file = 0});
     }
     // The kernel lists by number, ascending.
     if (!std::ranges::is_sorted(table_.descriptors, {}, &model::Descriptor::fd)) {

@@ -6,7 +6,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <charconv>
 #include <memory>
 #include <set>
 #include <string>
@@ -14,8 +13,10 @@
 
 #include <fmt/format.h>
 
+#include "base/number.h"
 #include "capture/process_text.h"
 #include "task/procfs.h"
+#include "task/stat_text.h"
 
 namespace relive::capture {
 
@@ -23,12 +24,6 @@ namespace {
 
 using model::Pid;
 using model::TreeTask;
-
-Result<pid_t> number_in(std::string_view stat, int field) {
-  const auto number = parse_number<pid_t>(RELIVE_TRY(task::stat_field(stat, field)));
-  if (!number) return fail(ErrorKind::system, fmt::format("/proc/PID/stat: field {} is no number", field));
-  return *number;
-}
 
 // For each task, the first one (they are in order of pid) that shares its object of this kind; 0: nobody does. Tasks
 // are sorted in by kcmp's order of the objects: log n comparisons a task.
@@ -61,20 +56,17 @@ std::vector<Pid> numbers_in(const std::string& directory) {
   const std::unique_ptr<DIR, int (*)(DIR*)> stream(::opendir(directory.c_str()), ::closedir);
   if (stream == nullptr) return numbers;
   while (const dirent* entry = ::readdir(stream.get())) {
-    const std::string_view name = entry->d_name;
-    pid_t number = 0;
-    if (std::from_chars(name.data(), name.data() + name.size(), number).ec == std::errc{})
-      numbers.push_back(Pid{number});
+    if (const auto number = parse_number<pid_t>(entry->d_name)) numbers.push_back(Pid{*number});
   }
   return numbers;
 }
 
 Result<TreeTask> tree_task(Pid pid, std::string_view stat) {
   return TreeTask{.pid = pid,
-                  .parent = Pid{RELIVE_TRY(number_in(stat, 4))},
-                  .group = Pid{RELIVE_TRY(number_in(stat, 5))},
-                  .session = Pid{RELIVE_TRY(number_in(stat, 6))},
-                  .exit_signal = RELIVE_TRY(number_in(stat, 38)),
+                  .parent = Pid{RELIVE_TRY(task::stat_number<pid_t>(stat, 4))},
+                  .group = Pid{RELIVE_TRY(task::stat_number<pid_t>(stat, 5))},
+                  .session = Pid{RELIVE_TRY(task::stat_number<pid_t>(stat, 6))},
+                  .exit_signal = RELIVE_TRY(task::stat_number<pid_t>(stat, 38)),
                   .child_subreaper = false,
                   .state = model::TaskState::alive,
                   .status = 0,

@@ -5,10 +5,10 @@
 
 #include <array>
 #include <cerrno>
-#include <charconv>
 #include <cstring>
 #include <optional>
 
+#include "base/number.h"
 #include "task/procfs.h"
 
 namespace relive::capture {
@@ -44,13 +44,6 @@ std::string_view take_word(std::string_view& line) {
   line.remove_prefix(end);
   return word;
 }
-template <class T>
-std::optional<T> number(std::string_view word, int base) {
-  T value = 0;
-  const auto [end, error] = std::from_chars(word.data(), word.data() + word.size(), value, base);
-  if (error != std::errc{} || end != word.data() + word.size()) return std::nullopt;
-  return value;
-}
 
 // Not joined, or no such interface; a socket that knows no groups of this family answers ENOPROTOOPT.
 bool says_no(int error) { return error == EADDRNOTAVAIL || error == ENODEV || error == EINVAL || error == ENOPROTOOPT; }
@@ -68,8 +61,8 @@ std::vector<Membership> parse_igmp(std::string_view igmp) {
     const bool of_group = line.starts_with('\t');
     const std::string_view word = take_word(line);
     if (!of_group) {
-      interface = number<std::uint32_t>(word, 10);
-    } else if (const auto address = number<std::uint32_t>(word, 16); address && interface) {
+      interface = parse_number<std::uint32_t>(word);
+    } else if (const auto address = parse_number<std::uint32_t>(word, 16); address && interface) {
       sockaddr_in group{};
       group.sin_family = AF_INET;
       group.sin_addr.s_addr = *address;
@@ -84,14 +77,14 @@ std::vector<Membership> parse_igmp6(std::string_view igmp6) {
   std::vector<Membership> groups;
   while (!igmp6.empty()) {
     std::string_view line = take_line(igmp6);
-    const auto interface = number<std::uint32_t>(take_word(line), 10);
+    const auto interface = parse_number<std::uint32_t>(take_word(line));
     take_word(line);
     const std::string_view digits = take_word(line);
     sockaddr_in6 group{};
     group.sin6_family = AF_INET6;
     if (!interface || digits.size() != 2 * sizeof group.sin6_addr) continue;
     for (std::size_t at = 0; at < sizeof group.sin6_addr; ++at)
-      group.sin6_addr.s6_addr[at] = number<std::uint8_t>(digits.substr(2 * at, 2), 16).value_or(0);
+      group.sin6_addr.s6_addr[at] = parse_number<std::uint8_t>(digits.substr(2 * at, 2), 16).value_or(0);
     groups.push_back(group_of(IPPROTO_IPV6, *interface, group));
   }
   return groups;

@@ -14,6 +14,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include "base/number.h"
 #include "capture/pending.h"
 #include "capture/process_text.h"
 #include "task/procfs.h"

@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <csignal>
 
+#include "base/number.h"
+
 namespace relive::capture {
 
 namespace {

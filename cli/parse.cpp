@@ -4,8 +4,9 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
-#include <charconv>
 #include <deque>
+
+#include "base/number.h"
 
 namespace relive::cli {
 
@@ -122,12 +123,11 @@ std::vector<std::string> Words::all(std::string_view name) const {
 
 Result<model::Pid> Words::pid() const {
   const std::string text = get("PID");
-  model::Pid pid;
-  const auto [end, code] = std::from_chars(text.data(), text.data() + text.size(), pid.value);
-  if (text.empty() || code != std::errc{} || end != text.data() + text.size() || pid.value <= 0)
+  const auto pid = parse_number<pid_t>(text);
+  if (!pid || *pid <= 0)
     return fail(ErrorKind::usage, fmt::format("'{}' is not a process id", text),
                 "PID is a positive number, as ps(1) shows it");
-  return pid;
+  return model::Pid{*pid};
 }
 
 Result<std::string> Words::snapshot_name(std::string_view word) const {

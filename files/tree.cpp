@@ -4,9 +4,10 @@
 
 #include <algorithm>
 #include <array>
-#include <charconv>
 #include <iterator>
 #include <optional>
+
+#include "base/number.h"
 
 namespace relive::files {
 
@@ -38,11 +39,9 @@ class Words {
   }
   template <class Number>
   Number number() {
-    const std::string_view text = word();
-    Number value{};
-    const auto [end, code] = std::from_chars(text.data(), text.data() + text.size(), value);
-    good_ = good_ && code == std::errc{} && end == text.data() + text.size();
-    return value;
+    const auto value = parse_number<Number>(word());
+    good_ = good_ && value;
+    return value.value_or(Number{});
   }
   Time time() {
     const auto seconds = number<std::int64_t>();
@@ -53,10 +52,9 @@ class Words {
     good_ = good_ && text.starts_with('=') && text.size() % 2 == 1;
     std::string out;
     for (std::size_t at = 1; good_ && at < text.size(); at += 2) {
-      unsigned value = 0;
-      const auto [end, code] = std::from_chars(text.data() + at, text.data() + at + 2, value, 16);
-      good_ = code == std::errc{} && end == text.data() + at + 2;
-      out.push_back(static_cast<char>(value));
+      const auto value = parse_number<std::uint8_t>(text.substr(at, 2), 16);
+      good_ = value.has_value();
+      out.push_back(static_cast<char>(value.value_or(0)));
     }
     return out;
   }

@@ -4,7 +4,8 @@
 
 #include <algorithm>
 #include <array>
-#include <charconv>
+
+#include "base/number.h"
 
 namespace relive::image {
 
@@ -49,11 +50,7 @@ constexpr std::string_view kEnding = ".img";
 
 std::optional<std::uint64_t> parse_number(std::string_view text, Number number) {
   if (text.size() > 1 && text.front() == '0') return std::nullopt;  // one name a number
-  std::uint64_t value = 0;
-  const auto [end, error] =
-      std::from_chars(text.data(), text.data() + text.size(), value, number == Number::hexadecimal ? 16 : 10);
-  if (error != std::errc{} || end != text.data() + text.size()) return std::nullopt;
-  return value;
+  return relive::parse_number<std::uint64_t>(text, number == Number::hexadecimal ? 16 : 10);
 }
 
 }  // namespace

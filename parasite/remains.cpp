@@ -4,7 +4,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <charconv>
 #include <cstdlib>
 #include <filesystem>
 #include <optional>
@@ -16,6 +15,7 @@
 #include "parasite/arena.h"
 #include "parasite/remote_syscall.h"
 #include "task/procfs.h"
+#include "task/stat_text.h"
 
 namespace relive::parasite {
 
@@ -35,12 +35,10 @@ bool is_arena_of(const MapsLine& line, const MapsLine& code) {
 std::optional<std::uint64_t> start_time(pid_t pid) {
   const auto stat = task::read_proc(model::Pid{pid}, "stat");
   if (!stat) return std::nullopt;
-  const auto field = task::stat_field(*stat, 22);
+  const auto ticks = task::start_time(*stat);
   const auto state = task::stat_field(*stat, 3);
-  if (!field || !state || *state == "Z" || *state == "X") return std::nullopt;
-  std::uint64_t ticks = 0;
-  std::from_chars(field->data(), field->data() + field->size(), ticks);
-  return ticks;
+  if (!ticks || !state || *state == "Z" || *state == "X") return std::nullopt;
+  return *ticks;
 }
 
 Result<std::uint64_t> own_pid_namespace() {

@@ -60,21 +60,15 @@ class Planner {
     for (const diff::TreeStep& step : tree_.steps) {
       const auto* const fork = std::get_if<diff::ForkBlank>(&step.call);
       if (fork == nullptr || fork->child.kind != diff::Actor::Kind::task) continue;
-      if (const auto child = index_of(Pid{fork->child.number})) look_at(*child, step.actor, *fork);
+      if (const auto child = wanted_.index_of(Pid{fork->child.number})) look_at(*child, step.actor, *fork);
     }
     return std::move(plan_);
   }
 
  private:
-  [[nodiscard]] std::optional<std::size_t> index_of(Pid pid) const {
-    const auto at = std::ranges::find(wanted_.tree.tasks, pid, &Task::pid);
-    if (at == wanted_.tree.tasks.end()) return std::nullopt;
-    return static_cast<std::size_t>(at - wanted_.tree.tasks.begin());
-  }
-
   // Who forks, as it will be then; null: a task that is none of the snapshot's.
   [[nodiscard]] const Task* forker(const diff::Actor& actor) const {
-    const auto index = actor.kind == diff::Actor::Kind::task ? index_of(Pid{actor.number}) : std::nullopt;
+    const auto index = actor.kind == diff::Actor::Kind::task ? wanted_.index_of(Pid{actor.number}) : std::nullopt;
     if (!index) return nullptr;
     const bool blank = std::ranges::find(tree_.created, Pid{actor.number}) != tree_.created.end();
     const auto& lives = living_.tasks[*index];
@@ -131,7 +125,7 @@ class Planner {
     const Task& child = wanted_.tree.tasks[index];
     model::Thread forks = parent.threads.front();
     if (!forks.inside_known)  // it is asked when it has been forked
-      forks.secure_bits = wanted_.tree.tasks[*index_of(parent.pid)].threads.front().secure_bits;
+      forks.secure_bits = wanted_.tree.tasks[*wanted_.index_of(parent.pid)].threads.front().secure_bits;
     if (executes) {
       const auto& executable = wanted_.parts[index].holds.executable;
       if (!executable || gives_rights(executable.get()))

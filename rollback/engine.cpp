@@ -4,7 +4,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <charconv>
 #include <utility>
 
 #include <fmt/format.h>
@@ -16,6 +15,7 @@
 #include "rollback/rest.h"
 #include "rollback/symbols.h"
 #include "task/procfs.h"
+#include "task/stat_text.h"
 
 namespace relive::rollback {
 
@@ -24,11 +24,7 @@ namespace {
 // 0: there is no such process.
 std::uint64_t start_time_of(model::Pid pid) {
   const auto stat = task::read_proc(pid, "stat");
-  if (!stat) return 0;
-  const auto start = task::stat_field(*stat, 22);
-  std::uint64_t ticks = 0;
-  if (start) std::from_chars(start->data(), start->data() + start->size(), ticks);
-  return ticks;
+  return stat ? task::start_time(*stat).value_or(0) : 0;
 }
 
 }  // namespace
@@ -94,10 +90,10 @@ Result<std::unique_ptr<Stay>> Engine::State::freeze(const Snapshot* wanted, bool
       if (task.pid != pid && members.contains(task.pid) && start_time_of(task.pid) == members.at(task.pid).start_time)
         also.push_back(task.pid);
   const auto rests = [&](Member& member, task::FrozenTask& task) {
-    const auto known = std::ranges::find(wanted->tree.tasks, task.pid(), &model::Task::pid);
-    if (known == wanted->tree.tasks.end()) return false;
-    const TaskPart& part = wanted->parts[static_cast<std::size_t>(known - wanted->tree.tasks.begin())];
-    return part.can_rest && is_at_rest(member, task, wanted->number, *known, part.pages);
+    const auto index = wanted->index_of(task.pid());
+    if (!index) return false;
+    const TaskPart& part = wanted->parts[*index];
+    return part.can_rest && is_at_rest(member, task, wanted->number, wanted->tree.tasks[*index], part.pages);
   };
   auto stay = RELIVE_TRY(Stay::freeze(pid, also, members, rest ? Stay::Rests(rests) : Stay::Rests()));
   if (stay->tree().tasks().front().start_time() != start_time)

@@ -26,11 +26,8 @@ Result<model::Surroundings> Engine::State::surroundings(Stay& stay, const Snapsh
   });
   model::Surroundings out;
   if (!whole) out = RELIVE_TRY(capture::read_surroundings(living.forest));
-  for (const auto& [task, present] : stay.present()) {
-    const auto known = std::ranges::find(wanted.tree.tasks, task, &model::Task::pid);
-    if (known == wanted.tree.tasks.end()) continue;
-    if (present.exec_since) out.recreate[task] = "executes another program since";
-  }
+  for (const auto& [task, present] : stay.present())
+    if (present.exec_since && wanted.index_of(task)) out.recreate[task] = "executes another program since";
   return out;
 }
 

@@ -174,9 +174,9 @@ class Finder {
   // ---------------------------------------------------------------- whose rights count
   Opener& opener(model::Pid pid) {
     if (const auto known = openers_.find(pid); known != openers_.end()) return known->second;
-    const auto task = std::ranges::find(wanted_.tree.tasks, pid, &model::Task::pid);
-    const auto& now = living_.tasks[static_cast<std::size_t>(task - wanted_.tree.tasks.begin())];
-    return openers_.emplace(pid, Opener(*stay_.visit(pid), task->process, now->process)).first->second;
+    const std::size_t index = *wanted_.index_of(pid);
+    const model::Process& process = wanted_.tree.tasks[index].process;
+    return openers_.emplace(pid, Opener(*stay_.visit(pid), process, living_.tasks[index]->process)).first->second;
   }
   Opener& opener_of(std::size_t file) {
     return opener(plan_.descriptors.tasks[static_cast<std::size_t>(plan_.descriptors.homes[file])]);

@@ -27,11 +27,6 @@ using diff::ForkBlank;
 using diff::TreeStep;
 using model::Pid;
 
-Result<bool> child_signal_pending(Pid pid) {
-  const std::string status = RELIVE_TRY(task::read_proc(pid, "status"));
-  return (task::signal_set(status, "ShdPnd") >> (SIGCHLD - 1) & 1U) != 0;
-}
-
 constexpr std::uint64_t kAllKinds = 0x40000000;  // __WALL
 
 void end_task(Stay& stay, Pid pid) {
@@ -77,7 +72,7 @@ class Forking {
         RELIVE_TRY(parent.fork_task({.pid = pid,
                                      .exit_signal = fork.exit_signal,
                                      .flags = flags,
-                                     .child_signal_pending = RELIVE_TRY(child_signal_pending(Pid{actor_.number})),
+                                     .child_signal_pending = RELIVE_TRY(task::is_pending(Pid{actor_.number}, SIGCHLD)),
                                      .takes_place_of_zombie = left_status.has_value()}));
     const auto [at, fresh] = stay_.blanks().emplace(fork.child, Stay::Blank{.task = std::move(task),
                                                                             .member = nullptr,
@@ -176,16 +171,8 @@ class Forking {
 
   // Null: it was a zombie.
   [[nodiscard]] const TaskPart* part_of(Pid pid) const {
-    const auto at = std::ranges::find(wanted_.tree.tasks, pid, &model::Task::pid);
-    return at == wanted_.tree.tasks.end() ? nullptr
-                                          : &wanted_.parts[static_cast<std::size_t>(at - wanted_.tree.tasks.begin())];
-  }
-  [[nodiscard]] std::vector<AddressRange> mapped_by(Pid pid) const {
-    std::vector<AddressRange> ranges;
-    const auto at = std::ranges::find(wanted_.tree.tasks, pid, &model::Task::pid);
-    if (at != wanted_.tree.tasks.end())
-      for (const model::Mapping& mapping : at->memory.mappings) ranges.push_back(mapping.range);
-    return ranges;
+    const auto index = wanted_.index_of(pid);
+    return index ? &wanted_.parts[*index] : nullptr;
   }
 
   // The blank task gets the parasite, and what the member that it takes the place of has left.
@@ -204,7 +191,7 @@ class Forking {
       blank.member->start_time = blank.task.start_time();
     }
     auto& session = blank.member != nullptr ? blank.member->session : blank.session;
-    session.emplace(RELIVE_TRY(parasite::Session::infect(blank.task, mapped_by(pid))));
+    session.emplace(RELIVE_TRY(parasite::Session::infect(blank.task, wanted_.mapped_by(pid))));
     blank.visit.emplace(RELIVE_TRY(parasite::Visit::begin(blank.task, *session)));
     RELIVE_TRY(blank.visit->begin_from_nothing(blank.left_status));
     RELIVE_TRY(blank.task.let_live());

@@ -11,13 +11,14 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <charconv>
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
 #include <memory>
 
+#include "base/number.h"
 #include "task/procfs.h"
+#include "task/stat_text.h"
 
 namespace relive::rollback {
 
@@ -35,12 +36,6 @@ std::string directory_name() {
   return fmt::format("/tmp/relive-{}", ::geteuid());
 }
 
-template <class Number>
-bool parse_number(std::string_view text, Number& number) {
-  const auto [end, code] = std::from_chars(text.data(), text.data() + text.size(), number);
-  return code == std::errc{} && end == text.data() + text.size();
-}
-
 Result<sockaddr_un> socket_address(const std::string& path) {
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
@@ -56,11 +51,10 @@ std::string TaskKey::stem() const { return fmt::format("{}-{}", pid.value, start
 std::optional<TaskKey> TaskKey::parse(std::string_view stem) {
   const auto dash = stem.find('-');
   if (dash == std::string_view::npos) return std::nullopt;
-  TaskKey key;
-  if (!parse_number(stem.substr(0, dash), key.pid.value) || !parse_number(stem.substr(dash + 1), key.start_time))
-    return std::nullopt;
-  if (key.pid.value <= 0) return std::nullopt;
-  return key;
+  const auto pid = parse_number<pid_t>(stem.substr(0, dash));
+  const auto start_time = parse_number<std::uint64_t>(stem.substr(dash + 1));
+  if (!pid || *pid <= 0 || !start_time) return std::nullopt;
+  return TaskKey{.pid = model::Pid{*pid}, .start_time = *start_time};
 }
 
 Result<TaskKey> identify(model::Pid pid) {
@@ -70,8 +64,7 @@ Result<TaskKey> identify(model::Pid pid) {
   const auto stat = task::read_proc(pid, "stat");
   const auto status = task::read_proc(pid, "status");
   if (!stat || !status) return missing();
-  TaskKey key{.pid = pid, .start_time = 0};
-  if (!parse_number(RELIVE_TRY(task::stat_field(*stat, 22)), key.start_time)) return missing();
+  const TaskKey key{.pid = pid, .start_time = RELIVE_TRY(task::start_time(*stat))};
   if (const auto leader = task::status_field(*status, "Tgid"); leader != fmt::format("{}", pid.value))
     return fail(ErrorKind::refused, fmt::format("{} is a thread of task {}", pid.value, leader),
                 fmt::format("name the task: {}", leader));

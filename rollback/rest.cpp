@@ -5,7 +5,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <charconv>
 #include <cstring>
 #include <optional>
 #include <string>
@@ -14,6 +13,7 @@
 #include <fmt/format.h>
 
 #include "base/log.h"
+#include "base/number.h"
 #include "capture/process.h"
 #include "capture/threads.h"
 #include "parasite/frame.h"
@@ -31,11 +31,7 @@ constexpr int kRestartSyscall = 219;
 constexpr std::int64_t kRestartBlock = -516;  // ERESTART_RESTARTBLOCK
 
 std::optional<std::uint64_t> number_in(std::string_view status, std::string_view name, int base) {
-  const std::string_view text = task::status_field(status, name);
-  std::uint64_t number = 0;
-  const auto [end, code] = std::from_chars(text.data(), text.data() + text.size(), number, base);
-  if (code != std::errc{}) return std::nullopt;
-  return number;
+  return parse_number<std::uint64_t>(task::status_field(status, name), base);
 }
 
 std::optional<std::uint64_t> sleeps_in(std::string_view status) {

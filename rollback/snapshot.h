@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "capture/holds.h"
@@ -28,6 +29,10 @@ struct Snapshot {
   capture::FileHolds files;     // of tree.descriptors
   SavedFiles directories;       // of the file system
 
+  // Which of tree.tasks, and of parts, is the task with this id; nothing: none.
+  [[nodiscard]] std::optional<std::size_t> index_of(model::Pid pid) const;
+  // What the task with this id has mapped; nothing: there is none.
+  [[nodiscard]] std::vector<AddressRange> mapped_by(model::Pid pid) const;
   // How many descriptor tables there are, and the first task of each.
   [[nodiscard]] std::size_t tables() const;
   [[nodiscard]] std::vector<model::Pid> owners_of_tables() const;

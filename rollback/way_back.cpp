@@ -45,8 +45,7 @@ std::vector<capture::Table> tables_of(Stay& stay, const Snapshot& wanted) {
       table = capture::Table(*stay.task(task.pid));
   }
   for (auto& [pid, present] : stay.present()) {
-    const bool known = std::ranges::find(wanted.tree.tasks, pid, &model::Task::pid) != wanted.tree.tasks.end();
-    if (!known && present.visit) tables.emplace_back(&*present.visit);
+    if (!wanted.index_of(pid) && present.visit) tables.emplace_back(&*present.visit);
   }
   return tables;
 }
@@ -117,11 +116,11 @@ TaskPlan plan_task(Stay& stay, const Snapshot& wanted, const Living& living, std
 }  // namespace
 
 void keep_clear(parasite::Visit& visit, const Snapshot& wanted) {
-  const auto task = std::ranges::find(wanted.tree.tasks, visit.task().pid(), &model::Task::pid);
-  if (task == wanted.tree.tasks.end()) return;
-  std::vector<AddressRange> ranges;
-  for (const model::Mapping& mapping : task->memory.mappings) ranges.push_back(mapping.range);
-  visit.keep_clear(ranges, apply::numbers_of(wanted.tree.descriptors, static_cast<int>(task->table)));
+  const model::Pid pid = visit.task().pid();
+  const auto index = wanted.index_of(pid);
+  if (!index) return;
+  const auto table = static_cast<int>(wanted.tree.tasks[*index].table);
+  visit.keep_clear(wanted.mapped_by(pid), apply::numbers_of(wanted.tree.descriptors, table));
 }
 
 Result<Living> look(Stay& stay, const Snapshot& wanted, capture::Depth depth, Stopwatch& stopwatch) {
@@ -190,9 +189,7 @@ Result<bool> wake(Stay& stay, const Snapshot& wanted, Living& living, const Plan
     if (!stay.at_rest(pid)) continue;
     any = true;
     RELIVE_TRY(stay.wake(stay.present().at(pid), agreement));
-    const auto task = std::ranges::find(wanted.tree.tasks, pid, &model::Task::pid);
-    RELIVE_TRY(
-        look_at(stay, wanted, static_cast<std::size_t>(task - wanted.tree.tasks.begin()), depth, living, stopwatch));
+    RELIVE_TRY(look_at(stay, wanted, *wanted.index_of(pid), depth, living, stopwatch));
   }
   if (any) RELIVE_TRY(look_at_descriptors(stay, wanted, living, stopwatch));
   return any;

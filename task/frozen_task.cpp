@@ -13,15 +13,16 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <charconv>
 #include <csignal>
 #include <utility>
 
 #include <fmt/format.h>
 
 #include "base/clock.h"
+#include "base/number.h"
 #include "task/procfs.h"
 #include "task/signal_set.h"
+#include "task/stat_text.h"
 
 namespace relive::task {
 
@@ -39,12 +40,11 @@ long trace(long request, Tid tid, void* address, void* data) {
 
 std::string name_of(Tid tid) { return fmt::format("thread {}", tid.value); }
 
-template <class Number>
-Result<Number> to_number(std::string_view text, std::string_view what) {
-  Number number{};
-  const auto [end, code] = std::from_chars(text.data(), text.data() + text.size(), number);
-  if (code != std::errc{}) return fail(ErrorKind::system, fmt::format("{}: '{}' is not a number", what, text));
-  return number;
+Result<pid_t> status_number(std::string_view status, std::string_view name) {
+  const std::string_view text = status_field(status, name);
+  const auto number = parse_number<pid_t>(text);
+  if (!number) return fail(ErrorKind::system, fmt::format("{}: '{}' is not a number", name, text));
+  return *number;
 }
 
 // Ids of the threads that /proc/PID/task lists, ascending.
@@ -54,10 +54,7 @@ Result<std::vector<Tid>> list_threads(Pid pid) {
   if (directory == nullptr) return fail_errno("opendir", path, errno == ENOENT ? ESRCH : errno);
   std::vector<Tid> tids;
   while (const dirent* entry = ::readdir(directory)) {
-    pid_t number = 0;
-    const std::string_view name(entry->d_name);
-    const auto [end, code] = std::from_chars(name.data(), name.data() + name.size(), number);
-    if (code == std::errc{}) tids.push_back(Tid{number});
+    if (const auto number = parse_number<pid_t>(entry->d_name)) tids.push_back(Tid{*number});
   }
   ::closedir(directory);
   std::ranges::sort(tids);
@@ -67,7 +64,7 @@ Result<std::vector<Tid>> list_threads(Pid pid) {
 // How many threads there are, zombies too: field 20 of /proc/PID/stat.
 Result<std::size_t> count_threads(Pid pid) {
   const std::string stat = RELIVE_TRY(read_proc(pid, "stat"));
-  return to_number<std::size_t>(RELIVE_TRY(stat_field(stat, 20)), "number of threads");
+  return stat_number<std::size_t>(stat, 20);
 }
 
 std::string command_of(pid_t pid) {
@@ -86,7 +83,7 @@ std::unexpected<Error> is_thread_of(Pid pid, pid_t group) {
 Result<bool> is_kernel_thread(Pid pid) {
   constexpr std::uint64_t kKernelThread = 0x00200000;
   const std::string stat = RELIVE_TRY(read_proc(pid, "stat"));
-  return (RELIVE_TRY(to_number<std::uint64_t>(RELIVE_TRY(stat_field(stat, 9)), "flags")) & kKernelThread) != 0;
+  return (RELIVE_TRY(stat_number<std::uint64_t>(stat, 9)) & kKernelThread) != 0;
 }
 
 // Why a task cannot be frozen, by name; nothing, if it could be.
@@ -99,7 +96,7 @@ Result<void> check_target(Pid pid) {
     return std::unexpected(std::move(read).error());
   }
   const std::string& status = *read;
-  const auto group = RELIVE_TRY(to_number<pid_t>(status_field(status, "Tgid"), "Tgid"));
+  const auto group = RELIVE_TRY(status_number(status, "Tgid"));
   if (group != pid.value) return is_thread_of(pid, group);
   const bool zombie = status_field(status, "State").starts_with("Z") || status_field(status, "State").starts_with("X");
   if (!zombie && status_field(status, "VmSize").empty()) {
@@ -115,7 +112,7 @@ Result<void> check_target(Pid pid) {
         ErrorKind::refused,
         fmt::format("the leader of task {} ({}) has ended while other threads go on", pid.value, command_of(pid.value)),
         "this release works on tasks whose main thread lives");
-  const auto tracer = RELIVE_TRY(to_number<pid_t>(status_field(status, "TracerPid"), "TracerPid"));
+  const auto tracer = RELIVE_TRY(status_number(status, "TracerPid"));
   if (tracer != 0)
     return fail(ErrorKind::busy, fmt::format("task {} is traced by {} ({})", pid.value, tracer, command_of(tracer)),
                 "detach the debugger, or wait for the other command");
@@ -374,9 +371,7 @@ Result<FrozenTask> FrozenTask::freeze(Pid pid, int patience_ms) {
     // Nobody makes a thread any more when as many stand as there are.
     task.stat_.clear();
     const std::string stat = RELIVE_TRY(task.stat());
-    if (RELIVE_TRY(to_number<std::size_t>(RELIVE_TRY(stat_field(stat, 20)), "number of threads")) ==
-        task.threads_.size())
-      break;
+    if (RELIVE_TRY(stat_number<std::size_t>(stat, 20)) == task.threads_.size()) break;
     if (now_ns() > deadline)
       return fail(ErrorKind::refused,
                   fmt::format("the threads of task {} come and go too fast to be stopped", pid.value), "try again");
@@ -390,14 +385,14 @@ Result<FrozenTask> FrozenTask::freeze(Pid pid, int patience_ms) {
                                 [&](const FrozenThread& thread) { return thread.tid.value == pid.value; });
   for (FrozenThread& thread : task.threads_) {
     const std::string status = RELIVE_TRY(task.status(thread.tid));
-    const auto group = RELIVE_TRY(to_number<pid_t>(status_field(status, "Tgid"), "Tgid"));
+    const auto group = RELIVE_TRY(status_number(status, "Tgid"));
     if (group != pid.value) return is_thread_of(pid, group);
     if (is_filtered(status)) RELIVE_TRY(suspend_filters(pid, thread.tid));
     RELIVE_TRY(read_thread(thread));
     RELIVE_TRY(leave_critical_section(task, thread));
     RELIVE_TRY(reissue_broken_off_call(task, thread));
   }
-  task.start_time_ = RELIVE_TRY(to_number<std::uint64_t>(RELIVE_TRY(stat_field(task.stat_, 22)), "start time"));
+  task.start_time_ = RELIVE_TRY(relive::task::start_time(task.stat_));
   return task;
 }
 
@@ -416,8 +411,7 @@ Result<FrozenTask> FrozenTask::born(Pid pid) {
   RELIVE_TRY(read_thread(thread));
   task.pidfd_.reset(static_cast<int>(::syscall(SYS_pidfd_open, pid.value, 0)));
   if (!task.pidfd_) return fail_errno("pidfd_open", fmt::format("task {}", pid.value));
-  task.start_time_ =
-      RELIVE_TRY(to_number<std::uint64_t>(RELIVE_TRY(stat_field(RELIVE_TRY(task.stat()), 22)), "start time"));
+  task.start_time_ = RELIVE_TRY(relive::task::start_time(RELIVE_TRY(task.stat())));
   return task;
 }
 

@@ -3,27 +3,18 @@
 #include <sched.h>
 
 #include <algorithm>
-#include <charconv>
 #include <string>
 #include <string_view>
 
 #include <fmt/format.h>
 
+#include "base/number.h"
 #include "task/procfs.h"
+#include "task/stat_text.h"
 
 namespace relive::task {
 
 namespace {
-
-template <class Number>
-Result<Number> field(std::string_view stat, int number) {
-  const std::string_view text = RELIVE_TRY(stat_field(stat, number));
-  Number value{};
-  const auto [end, code] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (code != std::errc{})
-    return fail(ErrorKind::system, fmt::format("/proc/PID/stat: field {} is '{}'", number, text));
-  return value;
-}
 
 bool is_gone(const Error& error) { return error.kind == ErrorKind::not_found || error.kind == ErrorKind::task_died; }
 
@@ -35,24 +26,24 @@ Result<std::vector<model::Pid>> parse_children(std::string_view text) {
     text.remove_prefix(std::min(text.find_first_not_of(" \n"), text.size()));
     if (text.empty()) return pids;
     const std::string_view word = text.substr(0, text.find_first_of(" \n"));
-    pid_t number = 0;
-    const auto [end, code] = std::from_chars(word.data(), word.data() + word.size(), number);
-    if (code != std::errc{} || end != word.data() + word.size() || number <= 0)
+    const auto number = parse_number<pid_t>(word);
+    if (!number || *number <= 0)
       return fail(ErrorKind::system, fmt::format("/proc/PID/task/TID/children: cannot read \"{}\"", word));
-    pids.push_back(model::Pid{number});
+    pids.push_back(model::Pid{*number});
     text.remove_prefix(word.size());
   }
 }
 
 Result<std::optional<Zombie>> read_zombie(model::Pid pid) {
   const std::string stat = RELIVE_TRY(read_proc(pid, "stat"));
-  if (RELIVE_TRY(stat_field(stat, 3)) != "Z" || RELIVE_TRY(field<int>(stat, 20)) > 1) return std::optional<Zombie>{};
+  if (RELIVE_TRY(stat_field(stat, 3)) != "Z" || RELIVE_TRY(stat_number<int>(stat, 20)) > 1)
+    return std::optional<Zombie>{};
   return Zombie{.pid = pid,
-                .start_time = RELIVE_TRY(field<std::uint64_t>(stat, 22)),
-                .parent = model::Pid{RELIVE_TRY(field<pid_t>(stat, 4))},
-                .group = RELIVE_TRY(field<std::int32_t>(stat, 5)),
-                .session = RELIVE_TRY(field<std::int32_t>(stat, 6)),
-                .status = RELIVE_TRY(field<std::int32_t>(stat, 52))};
+                .start_time = RELIVE_TRY(start_time(stat)),
+                .parent = model::Pid{RELIVE_TRY(stat_number<pid_t>(stat, 4))},
+                .group = RELIVE_TRY(stat_number<std::int32_t>(stat, 5)),
+                .session = RELIVE_TRY(stat_number<std::int32_t>(stat, 6)),
+                .status = RELIVE_TRY(stat_number<std::int32_t>(stat, 52))};
 }
 
 FrozenTask* FrozenTree::find(model::Pid pid) {
