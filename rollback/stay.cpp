@@ -128,19 +128,25 @@ void Stay::end_visits() {
 
 void Stay::resume() { tree_.resume(); }
 
-Result<void> Stay::leave_all() {
-  for (auto& [pid, present] : present_) {
-    Member& member = *present.member;
-    if (!member.session) continue;
-    if (!present.exec_since) {
-      present.visit.emplace(RELIVE_TRY(parasite::Visit::begin(*present.task, *member.session)));
-      RELIVE_TRY(cure(member, *present.visit));
-      present.visit.reset();
-    }
-    RELIVE_TRY(member.session->leave(*present.task));
-    member.session.reset();
+Result<void> Stay::leave(Present& present) {
+  Member& member = *present.member;
+  Result<void> cured;
+  if (!present.exec_since) {
+    auto visit = parasite::Visit::begin(*present.task, *member.session);
+    cured = visit ? cure(member, *visit) : std::unexpected(std::move(visit).error());
   }
-  return {};
+  auto left = member.session->leave(*present.task);
+  member.session.reset();
+  return cured ? left : cured;
+}
+
+Result<void> Stay::leave_all() {
+  Result<void> outcome;
+  for (auto& [pid, present] : present_) {
+    if (!present.member->session) continue;
+    if (auto left = leave(present); outcome && !left) outcome = std::move(left);
+  }
+  return outcome;
 }
 
 Stay::~Stay() {
@@ -157,13 +163,10 @@ Stay::~Stay() {
   }
   blanks_.clear();
   for (auto& [pid, present] : present_) {
-    Member& member = *present.member;
     present.visit.reset();
+    const Member& member = *present.member;
     if (member.snapshots != 0 || !member.session || !present.task->frozen() || present.exec_since) continue;
-    if (auto visit = parasite::Visit::begin(*present.task, *member.session)) [[maybe_unused]]
-      const auto cured = cure(member, *visit);
-    [[maybe_unused]] const auto left = member.session->leave(*present.task);
-    member.session.reset();
+    [[maybe_unused]] const auto left = leave(present);
   }
 }
 

@@ -81,7 +81,7 @@ class Stay {
   // Gives every task its registers back: nothing is undone that was not to be.
   void end_visits();
   void resume();
-  // Takes all of relive's out of all tasks.
+  // Takes all of relive's out of all tasks. The first error; the others are left all the same.
   Result<void> leave_all();
   [[nodiscard]] std::uint64_t frozen_since_ns() const { return tree_.frozen_since_ns(); }
 
@@ -89,6 +89,7 @@ class Stay {
   explicit Stay(task::FrozenTree tree) : tree_(std::move(tree)) {}
   static Result<void> look_at(Present& present, bool is_root);
   Result<void> enter(Present& present);
+  static Result<void> leave(Present& present);
   // In this order: blanks end before those who forked them wait for them, visits before their tasks run.
   Begun begun_;
   task::FrozenTree tree_;
