@@ -42,9 +42,12 @@ void print(Output& output, const rollback::RollbackReport& report, std::string_v
   switch (report.fate) {
     case apply::Fate::done:
       output.line(fmt::format("{} is {}: {}", what, output.paint(Color::green, "back"), work_text(report)));
-      output.line(
-          output.paint(Color::dim, fmt::format("  frozen {}, {} in all; tracker {}", milliseconds(report.frozen_us),
-                                               milliseconds(output.total_us()), report.tracker)));
+      output.line(output.paint(
+          Color::dim, fmt::format("  frozen {}, {} in all; tracker {}{}", milliseconds(report.frozen_us),
+                                  milliseconds(output.total_us()), report.tracker,
+                                  report.at_rest == 0
+                                      ? std::string()
+                                      : fmt::format("; {} of {} tasks had not run", report.at_rest, report.tasks))));
       break;
     case apply::Fate::untouched:
       output.line(fmt::format("{} was {} and runs on{}", what, output.paint(Color::yellow, "not touched"),

@@ -111,6 +111,7 @@ std::string rollback_json(const rollback::RollbackReport& report, std::string_vi
                  {"frozen_us", report.frozen_us},
                  {"total_us", total_us},
                  {"tasks", report.tasks},
+                 {"at_rest", report.at_rest},
                  {"threads", report.threads},
                  {"pages", report.pages},
                  {"mappings", report.mappings},

@@ -84,6 +84,7 @@ struct PutAnswer {
     message.set_faults_passed(report.faults_passed);
     message.set_files(report.files);
     message.set_file_bytes(report.file_bytes);
+    message.set_at_rest(report.at_rest);
   }
   void operator()(const DiffReport& report) const {
     auto& message = *out.mutable_diff();
@@ -236,6 +237,7 @@ Result<Answer> take(const protocol::RollbackReport& message) {
   report.faults_passed = message.faults_passed();
   report.files = message.files();
   report.file_bytes = message.file_bytes();
+  report.at_rest = message.at_rest();
   return report;
 }
 

@@ -34,6 +34,7 @@ TEST(Protocol, ARollbackReportComesBackWhole) {
   RollbackReport report;
   report.fate = apply::Fate::stopped;
   report.pages = 12;
+  report.at_rest = 3;
   report.stages = {{"freeze", 100}, {"commit", 7}};
   report.notes = {"a\xff note that is not UTF-8"};
   report.refusals = {{"descriptor 3", "no", "do"}};
@@ -43,6 +44,7 @@ TEST(Protocol, ARollbackReportComesBackWhole) {
   const auto& got = std::get<RollbackReport>(*back);
   EXPECT_EQ(got.fate, apply::Fate::stopped);
   EXPECT_EQ(got.pages, 12U);
+  EXPECT_EQ(got.at_rest, 3U);
   EXPECT_EQ(got.stages.at(1).name, "commit");
   EXPECT_EQ(got.notes, report.notes);
   EXPECT_EQ(got.refusals, report.refusals);
