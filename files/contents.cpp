@@ -112,52 +112,33 @@ Result<void> make_hole(int fd, Extent extent, std::uint64_t size, std::string_vi
   return {};
 }
 
-// Walks over both. Where `fix` is set, differences are written; else the first one ends it.
-class Comparison {
+// Walks over both, and writes what differs.
+class PuttingBack {
  public:
-  Comparison(int living, int copy, bool fix, std::string_view object)
-      : living_(living), copy_(copy), fix_(fix), object_(object) {}
+  PuttingBack(int living, int copy, std::string_view object) : living_(living), copy_(copy), object_(object) {}
 
-  Result<void> go() {
+  // How many bytes were written.
+  Result<std::uint64_t> go() {
     const std::uint64_t size = RELIVE_TRY(size_of(copy_, object_));
     const std::uint64_t now = RELIVE_TRY(size_of(living_, object_));
-    if (now != size) {
-      differs_ = true;
-      if (!fix_) return {};
-      // Cut first: what is behind the old end must be zeros when it grows again, and truncation sees to that.
-      if (::ftruncate(living_, static_cast<off_t>(size)) != 0) return fail_errno("ftruncate", object_);
-    }
-    for (std::uint64_t at = 0; at < size && go_on();) {
+    // Cut first: what is behind the old end must be zeros when it grows again, and truncation sees to that.
+    if (now != size && ::ftruncate(living_, static_cast<off_t>(size)) != 0) return fail_errno("ftruncate", object_);
+    for (std::uint64_t at = 0; at < size;) {
       const Extent data = RELIVE_TRY(next_data(copy_, at, size, object_));
-      RELIVE_TRY(hole({at, data.begin}, size));
+      RELIVE_TRY(make_hole(living_, {at, data.begin}, size, object_));
       RELIVE_TRY(range(data));
       at = data.end;
     }
-    return {};
+    return written_;
   }
-  [[nodiscard]] bool differs() const { return differs_; }
-  [[nodiscard]] std::uint64_t written() const { return written_; }
 
  private:
-  [[nodiscard]] bool go_on() const { return fix_ || !differs_; }
-
-  Result<void> hole(Extent extent, std::uint64_t size) {
-    if (extent.begin >= extent.end) return {};
-    const Extent data = RELIVE_TRY(next_data(living_, extent.begin, extent.end, object_));
-    if (data.begin >= extent.end) return {};
-    differs_ = true;
-    return fix_ ? make_hole(living_, extent, size, object_) : Result<void>();
-  }
-
   // Data in the copy. What is a hole in the living file differs, though it reads the same.
   Result<void> range(Extent extent) {
-    for (std::uint64_t at = extent.begin; at < extent.end && go_on();) {
-      Extent data = RELIVE_TRY(next_data(living_, at, extent.end, object_));
-      if (at < data.begin) {
-        differs_ = true;
-        if (fix_) RELIVE_TRY(fill({at, data.begin}));
-      }
-      for (std::uint64_t from = data.begin; from < data.end && go_on(); from += kChunk)
+    for (std::uint64_t at = extent.begin; at < extent.end;) {
+      const Extent data = RELIVE_TRY(next_data(living_, at, extent.end, object_));
+      if (at < data.begin) RELIVE_TRY(fill({at, data.begin}));
+      for (std::uint64_t from = data.begin; from < data.end; from += kChunk)
         RELIVE_TRY(compare({from, std::min(from + kChunk, data.end)}));
       at = data.end;
     }
@@ -181,8 +162,6 @@ class Comparison {
     RELIVE_TRY(read_all(copy_, buffer(0), bytes, extent.begin, object_));
     RELIVE_TRY(read_all(living_, buffer(1), bytes, extent.begin, object_));
     if (std::memcmp(wanted, there, bytes) == 0) return {};
-    differs_ = true;
-    if (!fix_) return {};
     for (std::uint64_t at = 0; at < bytes;) {
       const std::uint64_t begin = at;
       while (at < bytes && std::memcmp(wanted + at, there + at, std::min(kBlock, bytes - at)) != 0)
@@ -198,9 +177,7 @@ class Comparison {
 
   int living_;
   int copy_;
-  bool fix_;
   std::string_view object_;
-  bool differs_ = false;
   std::uint64_t written_ = 0;
 };
 
@@ -219,15 +196,7 @@ Result<Copied> copy_contents(int from, int to, std::uint64_t size, std::string_v
 }
 
 Result<std::uint64_t> put_back_contents(int living, int copy, std::string_view object) {
-  Comparison comparison(living, copy, true, object);
-  RELIVE_TRY(comparison.go());
-  return comparison.written();
-}
-
-Result<bool> same_contents(int living, int copy, std::string_view object) {
-  Comparison comparison(living, copy, false, object);
-  RELIVE_TRY(comparison.go());
-  return !comparison.differs();
+  return PuttingBack(living, copy, object).go();
 }
 
 }  // namespace relive::files

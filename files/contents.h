@@ -19,7 +19,4 @@ Result<Copied> copy_contents(int from, int to, std::uint64_t size, std::string_v
 // After a failure some blocks are back and others are not; calling it again goes on.
 Result<std::uint64_t> put_back_contents(int living, int copy, std::string_view object);
 
-// True if the two hold the same: size, bytes, holes.
-Result<bool> same_contents(int living, int copy, std::string_view object);
-
 }  // namespace relive::files

@@ -3,12 +3,15 @@
 
 #include <fcntl.h>
 #include <poll.h>
+#include <sys/eventfd.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
+#include <fstream>
+#include <iterator>
 #include <set>
 #include <string>
 #include <string_view>
@@ -23,6 +26,15 @@ namespace relive {
       return false;                                                                                                  \
     }                                                                                                                \
   } while (false)
+
+// Does fdinfo tell of an eventfd whether it is a semaphore (Linux 6.5)?
+inline bool semaphores_are_told() {
+  const int counter = ::eventfd(0, EFD_CLOEXEC);
+  std::ifstream file("/proc/self/fdinfo/" + std::to_string(counter));
+  const std::string text{std::istreambuf_iterator<char>(file), {}};
+  ::close(counter);
+  return text.find("eventfd-semaphore") != std::string::npos;
+}
 
 // "3 -> /tmp/x" of every descriptor of a process.
 inline std::set<std::string> descriptors_of(pid_t pid) {

@@ -224,13 +224,6 @@ std::vector<int> open_numbers() {
 
 // --- files
 
-// Does fdinfo tell EFD_SEMAPHORE (Linux 6.5)?
-bool semaphores_are_told() {
-  const UniqueFd counter(::eventfd(0, EFD_CLOEXEC));
-  const auto fdinfo = task::read_proc(model::Pid{::getpid()}, fmt::format("fdinfo/{}", counter.get()));
-  return fdinfo && fdinfo->find("eventfd-semaphore") != std::string::npos;
-}
-
 TEST(DescriptorTest, RegularFiles) {
   static std::vector<int> numbers;
   static const std::string kA = temporary("a");
