@@ -23,12 +23,17 @@ Command apply_command() {
           "process itself, with its own rights. An image that is damaged, or that cannot be applied here, is refused "
           "by "
           "name, and\n"
-          "then nothing is touched. Also installed as `apply`.",
-      .positionals = {{"IMAGE", "the directory"}, {"PID", "the process that it was taken of"}},
+          "then nothing is touched. Without PID nothing of it may live: the processes are made anew, with the pids "
+          "that "
+          "they had.\n"
+          "Also installed as `apply`.",
+      .positionals = {{"IMAGE", "the directory"},
+                      {"PID", "the process that it was taken of; none: nothing of it lives", false}},
       .options = way_back_options(),
       .examples = {{"see what would be done", "relive apply /var/tmp/before 1234 --dry-run"},
                    {"make it so", "apply /var/tmp/before 1234"},
-                   {"the same", "relive rollback --to /var/tmp/before 1234"}},
+                   {"the same", "relive rollback --to /var/tmp/before 1234"},
+                   {"it has ended: bring it back", "apply /var/tmp/before"}},
       .run = run,
   };
 }

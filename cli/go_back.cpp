@@ -4,6 +4,7 @@
 
 #include <filesystem>
 
+#include "base/fault.h"
 #include "cli/json.h"
 #include "rollback/kept_files.h"
 
@@ -38,7 +39,8 @@ void print_dry_run(Output& output, const rollback::RollbackReport& report, std::
   for (const auto& line : report.plan) output.line("  " + printable(line));
 }
 
-void print(Output& output, const rollback::RollbackReport& report, std::string_view what) {
+// `lived`: there was a process when it began.
+void print(Output& output, const rollback::RollbackReport& report, std::string_view what, bool lived) {
   switch (report.fate) {
     case apply::Fate::done:
       output.line(fmt::format("{} is {}: {}", what, output.paint(Color::green, "back"), work_text(report)));
@@ -50,7 +52,8 @@ void print(Output& output, const rollback::RollbackReport& report, std::string_v
                                       : fmt::format("; {} of {} tasks had not run", report.at_rest, report.tasks))));
       break;
     case apply::Fate::untouched:
-      output.line(fmt::format("{} was {} and runs on{}", what, output.paint(Color::yellow, "not touched"),
+      output.line(fmt::format(fmt::runtime(lived ? "{} was {} and runs on{}" : "{}: {}{}"), what,
+                              output.paint(Color::yellow, lived ? "not touched" : "nothing was made"),
                               report.refusals.empty() ? "" : "; what is in the way:"));
       print_refusals(output, report.refusals);
       break;
@@ -72,6 +75,15 @@ Result<rollback::RollbackReport> as_report(Result<rollback::RollbackReport> resu
   rollback::RollbackReport report;
   report.error = std::move(result).error();
   return report;
+}
+
+// Nothing of the image lives. The processes are children of this one, and init's when it has ended.
+Result<rollback::RollbackReport> restore(const rollback::RollbackOptions& options, int& pid) {
+  const char* const fault = std::getenv("RELIVE_FAULT");
+  arm_faults(RELIVE_TRY(FaultPlan::parse(fault == nullptr ? "" : fault)));
+  auto restored = RELIVE_TRY(rollback::Engine::restore(options));
+  pid = restored.root.value;
+  return std::move(restored.report);
 }
 
 Result<rollback::RollbackReport> ask(const Words& words, const rollback::RollbackOptions& options, Output& output,
@@ -120,8 +132,10 @@ Result<ExitCode> go_back(const Words& words, Output& output, std::string_view co
   }
   options.dry_run = words.has("--dry-run");
   options.on_failure = words.get("--on-failure") == "kill" ? rollback::OnFailure::kill : rollback::OnFailure::stop;
-  const int pid = RELIVE_TRY(words.pid()).value;
-  const auto report = RELIVE_TRY(as_report(ask(words, options, output, command), output.json()));
+  const bool lives = !words.get("PID").empty();
+  int pid = lives ? RELIVE_TRY(words.pid()).value : 0;
+  auto result = lives ? ask(words, options, output, command) : restore(options, pid);
+  const auto report = RELIVE_TRY(as_report(std::move(result), output.json()));
   const ExitCode code = verdict(report, options.dry_run);
   if (report.error) output.explain(fmt::format("relive {}", command), *report.error);
   if (output.json()) {
@@ -132,7 +146,7 @@ Result<ExitCode> go_back(const Words& words, Output& output, std::string_view co
   if (options.dry_run)
     print_dry_run(output, report, fmt::format("{} to '{}'", pid, printable(to)));
   else
-    print(output, report, report.fate == apply::Fate::done ? what : fmt::format("{}", pid));
+    print(output, report, report.fate == apply::Fate::done ? what : fmt::format("{}", pid), lives);
   return code;
 }
 

@@ -19,15 +19,10 @@
 
 namespace relive::rollback {
 
-namespace {
-
-// 0: there is no such process.
 std::uint64_t start_time_of(model::Pid pid) {
   const auto stat = task::read_proc(pid, "stat");
   return stat ? task::start_time(*stat).value_or(0) : 0;
 }
-
-}  // namespace
 
 std::vector<const model::Memory*> memories_of(std::span<const model::Task> tasks) {
   std::vector<const model::Memory*> memories;

@@ -97,6 +97,15 @@ class Engine {
   // To a snapshot, or to an image. An unknown name or a task that is gone is an Error; everything that happened to the
   // task is in the report.
   Result<RollbackReport> rollback(const RollbackOptions& options);
+  // To an image of which nothing lives: relive forks its root, which executes its program and is then gone to like any
+  // other task; the rest are forked by each other. They are children of the calling process, and go on when it ends.
+  // Nothing of relive's stays in them. Errors, and what is refused, as for rollback(): then nothing lives, as before.
+  // REQUIRES: a single thread.
+  struct Restored {
+    model::Pid root;
+    RollbackReport report;
+  };
+  static Result<Restored> restore(const RollbackOptions& options);
   Result<DiffReport> diff(std::string_view name);
   [[nodiscard]] std::vector<SnapshotInfo> list() const;
   [[nodiscard]] const model::Tree* find(std::string_view name) const;

@@ -1,5 +1,6 @@
 // The engine: the way back, to a snapshot or to an image.
 #include <signal.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <utility>
@@ -18,6 +19,12 @@
 
 namespace relive::rollback {
 
+namespace {
+
+model::Forker ourselves() { return {.pid = {::getpid()}, .group = {::getpgrp()}, .session = {::getsid(0)}}; }
+
+}  // namespace
+
 Result<model::Surroundings> Engine::State::surroundings(Stay& stay, const Snapshot& wanted,
                                                         const Living& living) const {
   const bool whole = std::ranges::all_of(wanted.forest.tasks, [&](const model::TreeTask& task) {
@@ -26,6 +33,7 @@ Result<model::Surroundings> Engine::State::surroundings(Stay& stay, const Snapsh
   });
   model::Surroundings out;
   if (!whole) out = RELIVE_TRY(capture::read_surroundings(living.forest));
+  if (nobody_lives) out.relive = ourselves();
   for (const auto& [task, present] : stay.present())
     if (present.exec_since && wanted.index_of(task)) out.recreate[task] = "executes another program since";
   return out;
@@ -69,13 +77,21 @@ Result<void> Engine::State::settle(Stay& stay, const Snapshot& wanted, const Liv
 
 Result<void> Engine::State::supply(Stay& stay, Arrival& arrival, Living& living, Plan& plan, RollbackReport& report,
                                    Stopwatch& stopwatch) {
-  // Where a task is to be forked first, what it needs is found when it lives.
   if (plan.tree.created.empty()) report.refusals = RELIVE_TRY(find_files(stay, arrival, living, plan));
   stopwatch.lap("find files");
   if (!report.refusals.empty()) return {};
-  RELIVE_TRY(take_in_pages(stay, arrival, living, plan, members));
+  RELIVE_TRY(take_in_pages(stay, arrival, living, plan, members, OfTasks::living));
   plan_pages(stay, arrival.snapshot, living, plan);
   stopwatch.lap("compare");
+  return {};
+}
+
+Result<void> Engine::State::supply_forked(Stay& stay, Arrival& arrival, Living& living, Plan& plan,
+                                          RollbackReport& report) {
+  report.refusals = RELIVE_TRY(find_files(stay, arrival, living, plan));
+  if (!report.refusals.empty()) return fail(ErrorKind::refused, "a file of the image cannot be had here");
+  RELIVE_TRY(take_in_pages(stay, arrival, living, plan, members, OfTasks::forked));
+  plan_pages(stay, arrival.snapshot, living, plan);
   return {};
 }
 
@@ -84,7 +100,7 @@ Result<void> Engine::State::way_back(Snapshot& wanted, Arrival* arrival, const R
   Stopwatch stopwatch;
   const bool with_files = !wanted.directories.empty();
   // With files nobody may run on before they are back, and tasks at rest take no part in what sees to that.
-  auto stay = RELIVE_TRY(freeze(&wanted, !options.dry_run && !with_files));
+  auto stay = nobody_lives ? Stay::of_nobody() : RELIVE_TRY(freeze(&wanted, !options.dry_run && !with_files));
   stopwatch.lap("freeze");
   Passage passage;
   auto outcome = [&]() -> Result<void> {
@@ -110,16 +126,12 @@ Result<void> Engine::State::way_back(Snapshot& wanted, Arrival* arrival, const R
     const bool goes = !options.dry_run && report.refusals.empty();
     passage.shares_of_others = files_plan.empty() ? 0 : 1;
     if (goes) RELIVE_TRY(prepare_files(wanted.directories, files_plan));
-    Supply more;
-    if (arrival != nullptr)
-      more = [&](const Living& now, const Plan& planned) -> Result<void> {
-        report.refusals = RELIVE_TRY(find_files(*stay, *arrival, now, planned));
-        return report.refusals.empty() ? Result<void>()
-                                       : fail(ErrorKind::refused, "a file of the image cannot be had here");
-      };
-    auto carried =
-        goes ? carry_out(*stay, wanted, living, plan, members, agreement, passage, report.notes, stopwatch, more)
-             : Result<void>();
+    const Arrivals arrivals{
+        .complete = [&](const Living& now) { complete(*arrival, now); },
+        .supply = [&](Living& now, Plan& planned) { return supply_forked(*stay, *arrival, now, planned, report); }};
+    auto carried = goes ? carry_out(*stay, wanted, living, plan, members, agreement, passage, report.notes, stopwatch,
+                                    arrival == nullptr ? nullptr : &arrivals)
+                        : Result<void>();
     report.at_rest = static_cast<std::uint64_t>(std::ranges::count(living.at_rest, true));
     report.descriptors = plan.descriptors.operations.size();
     for (const auto& task : plan.tasks) {
@@ -207,12 +219,12 @@ Result<RollbackReport> Engine::rollback(const RollbackOptions& options) {
   return State::outcome_of(std::move(outcome), wanted, options, std::move(report));
 }
 
-Result<RollbackReport> Engine::apply(const RollbackOptions& options) {
-  State& state = *state_;
+Result<RollbackReport> Engine::State::apply(const RollbackOptions& options) {
   RollbackReport report;
   report.tracker = tracking::tracker_name(tracking::TrackerKind::compare);
   image::Findings findings;
-  const auto arrival = RELIVE_TRY(read_arrival(options.image, state.pid, findings));
+  const auto arrival =
+      RELIVE_TRY(read_arrival(options.image, nobody_lives ? std::nullopt : std::optional(pid), findings));
   for (const image::Finding& finding : findings.all())
     report.refusals.push_back(
         {.object = finding.entry ? fmt::format("{}, entry {}", finding.file, *finding.entry) : finding.file,
@@ -228,12 +240,30 @@ Result<RollbackReport> Engine::apply(const RollbackOptions& options) {
     report.faults_passed = faults_passed();
     return report;
   }
-  auto outcome = state.way_back(arrival->snapshot, arrival.get(), options, report);
+  pid = arrival->snapshot.tree.root;
+  if (nobody_lives) bring_home(*arrival, ourselves());
+  report.notes = arrival->notes;
+  auto outcome = way_back(arrival->snapshot, arrival.get(), options, report);
+  if (nobody_lives && report.fate == apply::Fate::done) start_time = start_time_of(pid);
+  nobody_lives = false;
+  return outcome_of(std::move(outcome), arrival->snapshot, options, std::move(report));
+}
+
+Result<RollbackReport> Engine::apply(const RollbackOptions& options) {
+  auto report = state_->apply(options);
   // Where nothing is kept, nothing of relive's stays.
-  if (state.snapshots.empty() && report.fate != apply::Fate::stopped)
+  if (report && state_->snapshots.empty() && report->fate != apply::Fate::stopped)
     if (const auto left = drop_all(); !left)
-      report.notes.push_back("relive's own memory is left in the task: " + left.error().text());
-  return State::outcome_of(std::move(outcome), arrival->snapshot, options, std::move(report));
+      report->notes.push_back("relive's own memory is left in the task: " + left.error().text());
+  return report;
+}
+
+Result<Engine::Restored> Engine::restore(const RollbackOptions& options) {
+  auto state = std::make_unique<State>();
+  state->nobody_lives = true;
+  Engine engine(std::move(state));
+  auto report = RELIVE_TRY(engine.apply(options));
+  return Restored{engine.pid(), std::move(report)};
 }
 
 }  // namespace relive::rollback

@@ -24,10 +24,14 @@ namespace relive::rollback {
 [[nodiscard]] std::vector<const model::Memory*> memories_of(std::span<const model::Task> tasks);
 [[nodiscard]] std::vector<const model::Memory*> memories_of(std::span<const std::optional<model::Task>> tasks);
 
+// 0: there is no such process.
+[[nodiscard]] std::uint64_t start_time_of(model::Pid pid);
+
 struct Engine::State {
   model::Pid pid;
   std::uint64_t start_time = 0;
   UniqueFd pidfd;
+  bool nobody_lives = false;  // an image is applied, and its root is to be forked by relive itself
   Members members;
   std::optional<parasite::TreeAgreement> agreement;  // once the tree has had two tasks
   std::optional<tracking::TrackerKind> tracker;      // as the first snapshot chose
@@ -50,9 +54,13 @@ struct Engine::State {
                              SnapshotReport& report);
   // `arrival`: what `wanted` belongs to, where it comes from an image; else null.
   Result<void> way_back(Snapshot& wanted, Arrival* arrival, const RollbackOptions& options, RollbackReport& report);
-  // Of an image: what a snapshot would hold and have, for a plan that nothing else is in the way of.
+  // Of an image: what a snapshot would hold and have, for a plan that nothing else is in the way of. What is missing is
+  // in the report. Tasks that are to be forked are supplied when they have been.
   Result<void> supply(Stay& stay, Arrival& arrival, Living& living, Plan& plan, RollbackReport& report,
                       Stopwatch& stopwatch);
+  Result<void> supply_forked(Stay& stay, Arrival& arrival, Living& living, Plan& plan, RollbackReport& report);
+  // Reads the image and goes to it. The report has what is wrong with it.
+  Result<RollbackReport> apply(const RollbackOptions& options);
   // The fate of it all, and what becomes of the tree where it was broken off.
   static Result<RollbackReport> outcome_of(Result<void> outcome, const Snapshot& wanted, const RollbackOptions& options,
                                            RollbackReport report);

@@ -1,6 +1,9 @@
 #include "rollback/image_in.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <map>
@@ -9,6 +12,8 @@
 #include "image/machine.h"
 #include "image/read.h"
 #include "rollback/shared_memory.h"
+#include "task/procfs.h"
+#include "task/stat_text.h"
 
 namespace relive::rollback {
 
@@ -102,6 +107,23 @@ model::TreeTask kin_of(const image::ImagedTask& from) {
   return kin;
 }
 
+// What tasks that have to be forked execute: where it is not there any more, that is told when one has to
+// (rollback/blank.h).
+void find_executables(Snapshot& snapshot) {
+  for (std::size_t index = 0; index < snapshot.tree.tasks.size(); ++index) {
+    model::Process& process = snapshot.tree.tasks[index].process;
+    UniqueFd found(::open(process.executable.c_str(), O_PATH | O_CLOEXEC));
+    struct stat seen{};
+    if (!found || ::fstat(found.get(), &seen) != 0 || !S_ISREG(seen.st_mode)) continue;
+    if (process.executable_inode == 0) {  // an image of another program's: it tells the path only
+      process.executable_inode = seen.st_ino;
+      process.executable_device = seen.st_dev;
+    }
+    if (process.executable_inode == seen.st_ino && process.executable_device == seen.st_dev)
+      snapshot.parts[index].holds.executable = std::move(found);
+  }
+}
+
 // Equal ids in two tasks become the least pid that has them.
 void share(std::vector<model::TreeTask>& forest, const image::Image& image, pid_t model::Sharing::* to,
            std::uint32_t image::SharedObjects::* from) {
@@ -117,7 +139,7 @@ void share(std::vector<model::TreeTask>& forest, const image::Image& image, pid_
 
 }  // namespace
 
-Result<std::unique_ptr<Arrival>> read_arrival(const std::string& directory, model::Pid root,
+Result<std::unique_ptr<Arrival>> read_arrival(const std::string& directory, std::optional<model::Pid> root,
                                               image::Findings& findings) {
   const auto source = RELIVE_TRY(image::open_directory(directory));
   auto arrival = std::make_unique<Arrival>();
@@ -125,13 +147,14 @@ Result<std::unique_ptr<Arrival>> read_arrival(const std::string& directory, mode
   image::check_machine(arrival->image, findings);
   if (findings.count() != 0) return arrival;
   const model::Pid imaged = arrival->image.tasks.front().task.pid;
-  if (imaged != root)
+  if (root && imaged != *root)
     return fail(ErrorKind::refused,
-                fmt::format("the image is of task {}, and {} is another one", imaged.value, root.value),
+                fmt::format("the image is of task {}, and {} is another one", imaged.value, root->value),
                 "a task keeps its pid: apply the image to the task that it was taken of");
   arrival->snapshot.info.name = directory;
-  arrival->snapshot.info.pid = root;
+  arrival->snapshot.info.pid = imaged;
   snapshot_of(*arrival);
+  find_executables(arrival->snapshot);
   return arrival;
 }
 
@@ -163,6 +186,11 @@ void snapshot_of(Arrival& arrival) {
 
 namespace {
 
+std::int32_t own_terminal() {
+  const auto stat = task::read_proc(model::Pid{::getpid()}, "stat");
+  return stat ? task::stat_number<std::int32_t>(*stat, 7).value_or(0) : 0;
+}
+
 void complete_thread(model::Thread& thread, const model::Task& now) {
   const auto same = std::ranges::find(now.threads, thread.tid, &model::Thread::tid);
   const model::Thread& like = same != now.threads.end() ? *same : now.threads.front();
@@ -175,6 +203,23 @@ void complete_thread(model::Thread& thread, const model::Task& now) {
 }
 
 }  // namespace
+
+void bring_home(Arrival& arrival, const model::Forker& relive) {
+  Snapshot& snapshot = arrival.snapshot;
+  const auto inside = [&](model::Pid pid) {
+    return std::ranges::find(snapshot.forest.tasks, pid, &model::TreeTask::pid) != snapshot.forest.tasks.end();
+  };
+  for (model::TreeTask& task : snapshot.forest.tasks) {
+    if (!inside(task.parent)) task.parent = relive.pid;
+    if (inside(task.session)) continue;
+    if (!inside(task.group)) task.group = relive.group;
+    arrival.notes.push_back(fmt::format("task {} was in session {}, which is not in the image; it is in {} now",
+                                        task.pid.value, task.session.value, relive.session.value));
+    task.session = relive.session;
+    if (const auto index = snapshot.index_of(task.pid))
+      snapshot.tree.tasks[*index].process.controlling_terminal = own_terminal();
+  }
+}
 
 void complete(Arrival& arrival, const Living& living) {
   Snapshot& snapshot = arrival.snapshot;

@@ -7,6 +7,7 @@
 
 #include <cstddef>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -32,12 +33,19 @@ struct Arrival {
 };
 
 // Reads and checks the image: everything that is wrong with it is in `findings`, and then nothing may be done with it.
-Result<std::unique_ptr<Arrival>> read_arrival(const std::string& directory, model::Pid root, image::Findings& findings);
+// `root`: the task that it must be of; nothing: whichever.
+Result<std::unique_ptr<Arrival>> read_arrival(const std::string& directory, std::optional<model::Pid> root,
+                                              image::Findings& findings);
 
 // The tasks of an image as a snapshot. Pure.
 void snapshot_of(Arrival& arrival);
 
 // What an image does not tell stays as the living tree has it.
 void complete(Arrival& arrival, const Living& living);
+
+// For a tree of which nothing lives, and which relive forks: what it had of the world around it, it has of relive's.
+// Tasks whose parent is none of it become children of relive's; what was in a group or a session that another task had
+// begun is in relive's, and without that one's terminal. Each is told in arrival.notes.
+void bring_home(Arrival& arrival, const model::Forker& relive);
 
 }  // namespace relive::rollback

@@ -113,49 +113,21 @@ Result<void> take_in(parasite::Visit& visit, const Arrival& arrival, std::size_t
       visit, wanted, tracking::zero_backed(arrival.snapshot.tree.tasks[index].memory),
       [&](std::span<const AddressRange> pieces, std::span<std::byte> into) { return comparison.read(pieces, into); }));
   // The rest is in place, and where the keeper knows it, it goes on knowing it.
-  part.pages = member.current;
+  part.pages = visit.task().blank() ? tracking::PageMap{} : member.current;
   part.pages.replace(tracking::subtract({kEverything}, tracking::subtract(kept, changed)), runs);
   store.retain(part.pages.runs());
   return {};
 }
 
-// Of a task that is to be made again: all pages, by the hand of the root; its store goes on to it (kin.cpp).
-Result<void> take_all_in(Stay& stay, Arrival& arrival, std::size_t index, Members& members) {
-  const Snapshot& snapshot = arrival.snapshot;
-  const image::ImagedTask& imaged = arrival.image.tasks[arrival.tasks[index]];
-  parasite::Visit& visit = *stay.visit(snapshot.tree.root);
-  Member& member = members[snapshot.tree.tasks[index].pid];
-  if (member.store)
-    return fail(ErrorKind::refused,
-                fmt::format("task {} has ended, and snapshots of it are kept", snapshot.tree.tasks[index].pid.value),
-                "roll back to one of them, or drop them first");
-  tracking::PageStore store = RELIVE_TRY(tracking::PageStore::create(visit));
-  const Comparison pages(arrival.image, imaged, visit.task());
-  TaskPart& part = arrival.snapshot.parts[index];
-  part.not_its_own = tracking::unite(part.not_its_own, tracking::normalize(imaged.untold));
-  const auto told = tracking::subtract(ranges_of(imaged.pages), part.not_its_own);
-  const auto runs = store.take_in(
-      visit, told, tracking::zero_backed(snapshot.tree.tasks[index].memory),
-      [&](std::span<const AddressRange> pieces, std::span<std::byte> into) { return pages.read(pieces, into); });
-  RELIVE_TRY(store.leave(visit));
-  store.task_ended();
-  const auto taken = RELIVE_TRY(runs);
-  part.pages.replace(kEverything, taken);
-  store.retain(part.pages.runs());
-  member.store.emplace(std::move(store));
-  return {};
-}
-
 }  // namespace
 
-Result<void> take_in_pages(Stay& stay, Arrival& arrival, Living& living, const Plan& plan, Members& members) {
+Result<void> take_in_pages(Stay& stay, Arrival& arrival, Living& living, const Plan& plan, Members& members,
+                           OfTasks which) {
   Snapshot& snapshot = arrival.snapshot;
   for (std::size_t index = 0; index < snapshot.tree.tasks.size(); ++index) {
     const model::Pid pid = snapshot.tree.tasks[index].pid;
-    if (!plan.tasks[index]) {
-      RELIVE_TRY(take_all_in(stay, arrival, index, members));
-      continue;
-    }
+    const bool forked = std::ranges::find(plan.tree.created, pid) != plan.tree.created.end();
+    if (forked != (which == OfTasks::forked)) continue;
     RELIVE_TRY(take_in(*stay.visit(pid), arrival, index, snapshot.parts[index], living, plan.tasks[index]->memory,
                        members.at(pid)));
   }

@@ -59,8 +59,9 @@ class Forking {
   }
 
   Result<void> operator()(const ForkBlank& fork) {
-    parasite::Visit& parent = *stay_.visit(Pid{actor_.number});
     const Pid pid{fork.child.number};
+    if (actor_.kind == Actor::Kind::relive) return fork_here(fork.child);
+    parasite::Visit& parent = *stay_.visit(Pid{actor_.number});
     std::optional<int> left_status;
     if (const auto left = left_.find(pid); left != left_.end()) left_status = left->second;
     std::uint64_t flags = 0;
@@ -81,8 +82,18 @@ class Forking {
                                                                             .turn = stay_.blanks().size(),
                                                                             .executed = program.has_value(),
                                                                             .visit = {}});
-    if (program) RELIVE_TRY(execute(at->second, parent, *program));
-    return move_in(at->second, parent);
+    if (program) {
+      RELIVE_TRY(parent.syscall("close a child's program", SYS_close, {static_cast<std::uint64_t>(program->value)}));
+      parent.note_closed(*program);
+      RELIVE_TRY(fault_point("execute a program"));
+      RELIVE_TRY(parasite::execute(at->second.task, *program));
+    } else {
+      task::FrozenThread& thread = at->second.task.threads().front();
+      // As its parent stood when it was stopped: what the driver did since is relive's.
+      thread.registers = parent.task().find(parent.driver())->registers;
+      RELIVE_TRY(at->second.task.set_registers(thread.tid, thread.registers));
+    }
+    return move_in(at->second);
   }
   Result<void> operator()(const diff::StartSession&) { return call("setsid", SYS_setsid, {}); }
   Result<void> operator()(const diff::SetGroup& set) {
@@ -162,11 +173,21 @@ class Forking {
     RELIVE_TRY(parent.give(part_of(child)->holds.executable.get(), number));
     return number;
   }
-  Result<void> execute(Stay::Blank& blank, parasite::Visit& parent, model::RemoteFd program) {
-    RELIVE_TRY(parent.syscall("close a child's program", SYS_close, {static_cast<std::uint64_t>(program.value)}));
-    parent.note_closed(program);
+  // By relive itself. The child has our descriptors until it executes.
+  Result<void> fork_here(const Actor& child) {
+    const Pid pid{child.number};
+    RELIVE_TRY(fault_point("fork a task of relive's own"));
+    const auto [at, fresh] =
+        stay_.blanks().emplace(child, Stay::Blank{.task = RELIVE_TRY(task::FrozenTask::fork_here(pid)),
+                                                  .member = nullptr,
+                                                  .session = {},
+                                                  .left_status = {},
+                                                  .turn = stay_.blanks().size(),
+                                                  .executed = true,
+                                                  .visit = {}});
     RELIVE_TRY(fault_point("execute a program"));
-    return parasite::execute(blank.task, program);
+    RELIVE_TRY(parasite::execute(at->second.task, {.value = part_of(pid)->holds.executable.get()}));
+    return move_in(at->second);
   }
 
   // Null: it was a zombie.
@@ -176,14 +197,8 @@ class Forking {
   }
 
   // The blank task gets the parasite, and what the member that it takes the place of has left.
-  Result<void> move_in(Stay::Blank& blank, parasite::Visit& parent) {
+  Result<void> move_in(Stay::Blank& blank) {
     const Pid pid = blank.task.pid();
-    if (!blank.executed) {
-      task::FrozenThread& thread = blank.task.threads().front();
-      // As its parent stood when it was stopped: what the driver did since is relive's.
-      thread.registers = parent.task().find(parent.driver())->registers;
-      RELIVE_TRY(blank.task.set_registers(thread.tid, thread.registers));
-    }
     if (!ends_as_zombie(plan_, pid)) {
       blank.member = &members_[pid];
       blank.member->pid = pid;
@@ -198,7 +213,10 @@ class Forking {
     stay_.begun(*blank.visit);
     if (agreement_) RELIVE_TRY(agreement_->join(*blank.visit));
     if (blank.member == nullptr) return {};
-    if (blank.member->store) RELIVE_TRY(blank.member->store->enter(*blank.visit));
+    if (blank.member->store)
+      RELIVE_TRY(blank.member->store->enter(*blank.visit));
+    else  // it comes from an image
+      blank.member->store.emplace(RELIVE_TRY(tracking::PageStore::create(*blank.visit)));
     blank.member->tracker = RELIVE_TRY(tracking::Tracker::create(tracking::TrackerKind::compare, *blank.visit));
     return {};
   }
@@ -246,8 +264,10 @@ std::string not_carried_out(const diff::TreePlan& plan, const TreeStep& step, bo
   return std::visit(
       Overloaded{
           [&](const ForkBlank& fork) -> std::string {
-            if (!in_tree(step.actor) || !in_tree(fork.child) || fork.temporary)
-              return "it takes a temporary task, or relive itself, to make it again";
+            if (step.actor.kind == Actor::Kind::helper || !in_tree(fork.child) || fork.temporary)
+              return "it takes a temporary task to make it again";
+            if (!in_tree(step.actor) && ends_as_zombie(plan, Pid{fork.child.number}))
+              return "it had ended, for a task outside to wait for";
             if (fork.memory || fork.handlers || fork.suspends) return "it shared memory with another task";
             if (fork.sibling) return "it was made with CLONE_PARENT";
             return {};

@@ -47,6 +47,8 @@ class Stay {
   using Rests = std::function<bool(Member&, task::FrozenTask&)>;
   static Result<std::unique_ptr<Stay>> freeze(model::Pid root, std::span<const model::Pid> also, Members& members,
                                               const Rests& rests = {});
+  // Nobody stands: every task is to be forked.
+  static std::unique_ptr<Stay> of_nobody() { return std::unique_ptr<Stay>(new Stay(task::FrozenTree())); }
   // Takes the parasite out of tasks that are part of no snapshot, and lets all go.
   ~Stay();
 

@@ -430,7 +430,7 @@ Result<void> refuse_all(const std::vector<diff::Refusal>& refusals) {
 
 Result<void> carry_out(Stay& stay, const Snapshot& wanted, Living& living, Plan& plan, Members& members,
                        std::optional<parasite::TreeAgreement>& agreement, Passage& passage,
-                       std::vector<std::string>& notes, Stopwatch& stopwatch, const Supply& supply) {
+                       std::vector<std::string>& notes, Stopwatch& stopwatch, const Arrivals* arrivals) {
   if (!plan.tree.created.empty() || plan.tree.undoable != 0) {
     RELIVE_TRY(fork_tasks(stay, wanted, plan.tree, plan.blanks.executing, members, agreement, passage.irreversible));
     stopwatch.lap("fork");
@@ -439,15 +439,15 @@ Result<void> carry_out(Stay& stay, const Snapshot& wanted, Living& living, Plan&
       if (!stay.blanks().contains(diff::task_actor(plan.pids[index]))) continue;
       if (stay.visit(plan.pids[index]) == nullptr) continue;
       RELIVE_TRY(look_at(stay, wanted, index, capture::Depth::full, living, stopwatch));
-      plan.tasks[index] = plan_task(stay, wanted, living, index, plan.tree);
+      plan.tasks[index].reset();
     }
+    if (arrivals != nullptr) arrivals->complete(living);
     RELIVE_TRY(look_at_descriptors(stay, wanted, living, stopwatch));
-    plan.descriptors = diff::plan_descriptors(wanted.tree.descriptors, living.descriptors, wanted.owners_of_tables());
-    while (RELIVE_TRY(wake(stay, wanted, living, plan, agreement, capture::Depth::full, stopwatch)))
-      plan_again(stay, wanted, living, plan);
+    do plan_again(stay, wanted, living, plan);
+    while (RELIVE_TRY(wake(stay, wanted, living, plan, agreement, capture::Depth::full, stopwatch)));
     stopwatch.lap("plan");
     RELIVE_TRY(refuse_all(plan.refusals()));
-    if (supply) RELIVE_TRY(supply(living, plan));
+    if (arrivals != nullptr) RELIVE_TRY(arrivals->supply(living, plan));
   }
   Passing passing(stay, wanted, living, plan, notes);
   RELIVE_TRY(passing.prepare());

@@ -81,14 +81,18 @@ struct Passage {
   bool irreversible = false;  // a living task was killed so that its number is free: a failure cannot be undone
 };
 
-// Called when tasks were forked and all is planned again: what the plan needs besides (an image's files).
-using Supply = std::function<Result<void>(const Living& living, const Plan& plan)>;
+// What has to be seen to where tasks were forked, for an image: behind a look at them, before they are planned for,
+// what the image does not tell (`complete`); behind the plan, what it needs besides (`supply`: files and pages).
+struct Arrivals {
+  std::function<void(const Living& living)> complete;
+  std::function<Result<void>(Living& living, Plan& plan)> supply;
+};
 
 // Forks what is missing, prepares and commits. On an error with committed == false the stay undoes everything when it
 // ends. On success every thread stands before its goal: call Stay::depart(). `living` and `plan` end up with the tasks
 // that were forked in them.
 Result<void> carry_out(Stay& stay, const Snapshot& wanted, Living& living, Plan& plan, Members& members,
                        std::optional<parasite::TreeAgreement>& agreement, Passage& passage,
-                       std::vector<std::string>& notes, Stopwatch& stopwatch, const Supply& supply = {});
+                       std::vector<std::string>& notes, Stopwatch& stopwatch, const Arrivals* arrivals);
 
 }  // namespace relive::rollback

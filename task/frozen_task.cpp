@@ -3,6 +3,7 @@
 #include <dirent.h>
 #include <elf.h>
 #include <fcntl.h>
+#include <linux/sched.h>
 #include <sched.h>
 #include <sys/ptrace.h>
 #include <sys/syscall.h>
@@ -12,6 +13,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <csignal>
 #include <utility>
@@ -402,17 +404,62 @@ Result<FrozenTask> FrozenTask::born(Pid pid) {
   task.frozen_since_ns_ = now_ns();
   task.frozen_ = task.whole_ = task.blank_ = true;
   RELIVE_TRY(task.adopt(Tid{pid.value}));
-  FrozenThread& thread = task.threads_.front();
-  thread.born_here = false;  // of this task it is the first, and has a goal like any other
-  const bool filtered = is_filtered(RELIVE_TRY(read_proc(pid, "status")));
+  task.threads_.front().born_here = false;  // of this task it is the first, and has a goal like any other
+  RELIVE_TRY(task.get_to_know());
+  return task;
+}
+
+Result<FrozenTask> FrozenTask::fork_here(Pid pid) {
+  constexpr std::uint64_t kPatienceNs = 2'000'000'000;
+  // It ends when we do, until it is ours by PTRACE_O_EXITKILL: it waits for what nobody writes.
+  std::array<int, 2> ends{};
+  if (::pipe2(ends.data(), O_CLOEXEC) != 0) return fail_errno("pipe2", "");
+  const UniqueFd reads(ends[0]);
+  const UniqueFd writes(ends[1]);
+  pid_t id = pid.value;
+  clone_args arguments{};
+  arguments.exit_signal = SIGCHLD;
+  arguments.set_tid = reinterpret_cast<std::uint64_t>(&id);
+  arguments.set_tid_size = 1;
+  const long made = ::syscall(SYS_clone3, &arguments, sizeof arguments);
+  if (made == 0) {
+    char never = 0;
+    ::syscall(SYS_close, writes.get());
+    ::syscall(SYS_read, reads.get(), &never, 1);
+    ::syscall(SYS_exit_group, 0);
+  }
+  const std::string name = fmt::format("task {}", pid.value);
+  if (made < 0 && errno == EEXIST)
+    return fail(ErrorKind::refused, fmt::format("the id of {} is taken by another task now", name), "end that task");
+  if (made < 0 && errno == EPERM)
+    return fail(ErrorKind::refused, fmt::format("the id of {} may not be chosen", name),
+                "needs CAP_CHECKPOINT_RESTORE in relive (setcap, or run it as root)");
+  if (made < 0) return fail_errno("clone3", name);
+  FrozenTask task;
+  task.pid_ = pid;
+  task.frozen_since_ns_ = now_ns();
+  task.frozen_ = task.whole_ = task.blank_ = true;
+  const Tid tid{pid.value};
+  task.threads_.push_back(FrozenThread{});
+  task.threads_.front().tid = tid;
+  if (!RELIVE_TRY(seize(pid, tid)) || trace(PTRACE_INTERRUPT, tid, nullptr, nullptr) != 0 ||
+      RELIVE_TRY(wait_for_trap(tid, now_ns() + kPatienceNs)) != Arrival::trapped)
+    return fail(ErrorKind::task_died, fmt::format("{} ended as it was made", name));
+  RELIVE_TRY(task.get_to_know());
+  return task;
+}
+
+Result<void> FrozenTask::get_to_know() {
+  FrozenThread& thread = threads_.front();
+  const bool filtered = is_filtered(RELIVE_TRY(read_proc(pid_, "status")));
   if (trace(PTRACE_SETOPTIONS, thread.tid, nullptr,
             reinterpret_cast<void*>(options_for(filtered) | std::uint64_t{PTRACE_O_EXITKILL})) != 0)
     return fail_errno("PTRACE_SETOPTIONS", name_of(thread.tid));
   RELIVE_TRY(read_thread(thread));
-  task.pidfd_.reset(static_cast<int>(::syscall(SYS_pidfd_open, pid.value, 0)));
-  if (!task.pidfd_) return fail_errno("pidfd_open", fmt::format("task {}", pid.value));
-  task.start_time_ = RELIVE_TRY(relive::task::start_time(RELIVE_TRY(task.stat())));
-  return task;
+  pidfd_.reset(static_cast<int>(::syscall(SYS_pidfd_open, pid_.value, 0)));
+  if (!pidfd_) return fail_errno("pidfd_open", fmt::format("task {}", pid_.value));
+  start_time_ = RELIVE_TRY(relive::task::start_time(RELIVE_TRY(stat())));
+  return {};
 }
 
 Result<std::string> FrozenTask::stat() const {
@@ -439,6 +486,7 @@ Result<void> FrozenTask::renew() {
 }
 
 Result<void> FrozenTask::let_live() {
+  lives_on_ = true;
   const bool filtered = is_filtered(RELIVE_TRY(read_proc(pid_, "status")));
   for (const FrozenThread& thread : threads_) {
     if (trace(PTRACE_SETOPTIONS, thread.tid, nullptr, reinterpret_cast<void*>(options_for(filtered))) != 0)
@@ -461,7 +509,7 @@ void FrozenTask::end() {
 Result<void> FrozenTask::see_forks(Tid tid, bool see) const {
   std::uint64_t options = options_for(is_filtered(RELIVE_TRY(read_proc(pid_, "status"))));
   if (see) options |= PTRACE_O_TRACEFORK | PTRACE_O_TRACEVFORK;
-  if (blank_) options |= PTRACE_O_EXITKILL;
+  if (blank_ && !lives_on_) options |= PTRACE_O_EXITKILL;
   if (trace(PTRACE_SETOPTIONS, tid, nullptr, reinterpret_cast<void*>(options)) != 0)
     return fail_errno("PTRACE_SETOPTIONS", name_of(tid));
   return {};
@@ -478,6 +526,7 @@ FrozenTask::FrozenTask(FrozenTask&& other) noexcept
       frozen_since_ns_(other.frozen_since_ns_),
       whole_(other.whole_),
       blank_(other.blank_),
+      lives_on_(other.lives_on_),
       frozen_(std::exchange(other.frozen_, false)) {}
 
 FrozenTask::~FrozenTask() {

@@ -77,6 +77,9 @@ class FrozenTask {
   // A task that this one has just forked, with the options of forks_seen() in force: stopped before its first
   // instruction. It runs nothing, and dies with us (PTRACE_O_EXITKILL) until let_live().
   static Result<FrozenTask> born(model::Pid pid);
+  // The same of relive itself: a child of ours, which runs nothing but a read(2) before it is stopped. Errors:
+  // refused, where a task has this id, or relive may not choose one (CAP_CHECKPOINT_RESTORE, Linux 5.9).
+  static Result<FrozenTask> fork_here(model::Pid pid);
   [[nodiscard]] bool blank() const { return blank_; }
   // A blank task has called execve(2) under our hand: its memory and its registers are others now.
   Result<void> renew();
@@ -94,6 +97,8 @@ class FrozenTask {
 
  private:
   FrozenTask() = default;
+  // Of a blank task that stands: all that is known of it.
+  Result<void> get_to_know();
   Result<int> memory() const;
 
   model::Pid pid_;
@@ -106,6 +111,7 @@ class FrozenTask {
   std::uint64_t frozen_since_ns_ = 0;
   bool whole_ = false;  // every thread is known
   bool blank_ = false;
+  bool lives_on_ = false;  // a blank one, behind let_live()
   bool frozen_ = false;
 };
 

@@ -8,6 +8,7 @@
 
 #include <fmt/format.h>
 
+#include "base/clock.h"
 #include "base/number.h"
 #include "task/procfs.h"
 #include "task/stat_text.h"
@@ -45,6 +46,8 @@ Result<std::optional<Zombie>> read_zombie(model::Pid pid) {
                 .session = RELIVE_TRY(stat_number<std::int32_t>(stat, 6)),
                 .status = RELIVE_TRY(stat_number<std::int32_t>(stat, 52))};
 }
+
+FrozenTree::FrozenTree() : frozen_since_ns_(now_ns()) {}
 
 FrozenTask* FrozenTree::find(model::Pid pid) {
   const auto at = std::ranges::find(tasks_, pid, &FrozenTask::pid);
@@ -86,6 +89,7 @@ Result<void> FrozenTree::add_children(std::size_t of, int patience_ms) {
 Result<FrozenTree> FrozenTree::freeze(model::Pid root, std::span<const model::Pid> also, int patience_ms) {
   FrozenTree tree;
   RELIVE_TRY(tree.add(root, patience_ms));
+  tree.frozen_since_ns_ = tree.tasks_.front().frozen_since_ns();
   std::size_t seen = 0;
   const auto add_descendants = [&]() -> Result<void> {
     for (; seen < tree.tasks_.size(); ++seen) RELIVE_TRY(tree.add_children(seen, patience_ms));

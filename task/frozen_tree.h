@@ -34,17 +34,21 @@ class FrozenTree {
   // before: as FrozenTask::freeze, for any of them. `also` that have ended are passed over.
   static Result<FrozenTree> freeze(model::Pid root, std::span<const model::Pid> also = {}, int patience_ms = 2000);
 
+  // No task at all.
+  FrozenTree();
+
   // The root first, a parent before its children.
   [[nodiscard]] std::vector<FrozenTask>& tasks() { return tasks_; }
   [[nodiscard]] FrozenTask* find(model::Pid pid);
   [[nodiscard]] const std::vector<Zombie>& zombies() const { return zombies_; }
 
   void resume();
-  [[nodiscard]] std::uint64_t frozen_since_ns() const { return tasks_.front().frozen_since_ns(); }
+  [[nodiscard]] std::uint64_t frozen_since_ns() const { return frozen_since_ns_; }
 
  private:
   Result<void> add(model::Pid pid, int patience_ms);
   Result<void> add_children(std::size_t of, int patience_ms);
+  std::uint64_t frozen_since_ns_;
   std::vector<FrozenTask> tasks_;
   std::vector<Zombie> zombies_;
 };

@@ -25,6 +25,18 @@ WRECKS = {
 }
 
 
+def beside_snapshots(scene, family, before, tracker, image):
+    """An image is applied to tasks that ended, while a keeper has snapshots of them; and these are gone back to."""
+    scene.snapshot(family.pid, "kept", tracker)
+    for round_ in range(4):
+        family.ask("step")
+        family.ask(f"end {round_ % 2}")
+        report = scene.relive("apply", image, family.pid) if round_ % 2 else scene.rollback(family.pid, "kept")
+        harness.expect_equal(f"beside snapshots, round {round_}: fate", report["fate"], "done")
+        harness.expect_equal(f"beside snapshots, round {round_}", family.ask("status"), before)
+    scene.drop(family.pid)
+
+
 def test(scene, tracker, words):
     family = harness.LineProcess(scene, [sys.executable, "-B", pathlib.Path(__file__).with_name("family.py")])
     family.ask("step")
@@ -46,6 +58,8 @@ def test(scene, tracker, words):
         harness.expect_equal(f"round {round_}, {name}", family.ask("status"), before)
         harness.expect_equal(f"round {round_}: tasks", report["tasks"], 4)
         harness.expect_equal(f"round {round_}: nothing to wait for", family.ask("children"), before)
+    if words.image:
+        beside_snapshots(scene, family, before, tracker, image)
     family.ask("step")
     if not words.image:
         scene.drop(family.pid)
