@@ -240,6 +240,14 @@ RELIVE_API void relive_list_report_free(relive_list_report* report);
  * leaves the process, and its keeper ends. */
 RELIVE_API relive_code relive_drop(relive_process* process, const char* snapshot, relive_error** error);
 
+/* The `json` of each, for languages that would rather not know how structures are laid out. Lives as long as its
+ * report. */
+RELIVE_API const char* relive_error_json(const relive_error* error);
+RELIVE_API const char* relive_snapshot_report_json(const relive_snapshot_report* report);
+RELIVE_API const char* relive_rollback_report_json(const relive_rollback_report* report);
+RELIVE_API const char* relive_diff_report_json(const relive_diff_report* report);
+RELIVE_API const char* relive_list_report_json(const relive_list_report* report);
+
 #ifdef __cplusplus
 }
 #endif

@@ -223,3 +223,9 @@ void relive_rollback_report_free(relive_rollback_report* report) {
 }
 void relive_diff_report_free(relive_diff_report* report) { delete static_cast<relive::lib::DiffOwner*>(report); }
 void relive_list_report_free(relive_list_report* report) { delete static_cast<relive::lib::ListOwner*>(report); }
+
+const char* relive_error_json(const relive_error* error) { return error->json; }
+const char* relive_snapshot_report_json(const relive_snapshot_report* report) { return report->json; }
+const char* relive_rollback_report_json(const relive_rollback_report* report) { return report->json; }
+const char* relive_diff_report_json(const relive_diff_report* report) { return report->json; }
+const char* relive_list_report_json(const relive_list_report* report) { return report->json; }
