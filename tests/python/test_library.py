@@ -132,22 +132,28 @@ def test_refusals_are_named_and_change_nothing(tmp_path):
 
 
 def test_nothing_is_left_behind_when_it_does_not_get_ready():
-    code = "import subprocess,sys,time; print('words', subprocess.Popen(['sleep', '1000']).pid, flush=True); time.sleep(1000)"
-    log = []
-
-    def never():
-        (found,) = [one for one in pathlib.Path("/proc").glob("[0-9]*/cmdline") if code.encode() in one.read_bytes()] or [None]
-        log.append(int(found.parts[2]) if found else None)
-        return False
-
-    with pytest.raises(TimeoutError, match="words") as caught:
-        relive.spawn([sys.executable, "-c", code], ready=never, ready_timeout=1)
-    child = int(str(caught.value).split()[-1])
-    assert is_gone(child) and is_gone(log[-1])
+    code = "import os,subprocess,time; print('pids', os.getpid(), subprocess.Popen(['sleep', '1000']).pid, flush=True); time.sleep(1000)"
+    with pytest.raises(TimeoutError, match="pids") as caught:
+        relive.spawn([sys.executable, "-c", code], ready=lambda: False, ready_timeout=1)
+    assert all(is_gone(int(pid)) for pid in str(caught.value).split()[-2:])
     with pytest.raises(RuntimeError, match="ended with status 3"):
         relive.spawn([sys.executable, "-c", "raise SystemExit(3)"], ready="/no/such/socket")
     with pytest.raises(FileNotFoundError):
         relive.spawn(["/no/such/program"])
+
+
+def test_random_numbers_repeat_unless_the_hook_reseeds(server):
+    client = Client(server.path)
+    server.snapshot("seeded")
+    first = client.ask("random")
+    server.rollback()
+    assert client.ask("random") == first
+    told = []
+    server.after_rollback = lambda report: told.append((report.fate, client.ask("reseed")))
+    server.rollback()
+    assert client.ask("random") != first
+    server.rollback(dry_run=True)  # nothing went back
+    assert told == [("done", "ok")]
 
 
 def test_what_was_spawned_is_ended_also_on_failure(tmp_path):

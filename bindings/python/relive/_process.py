@@ -57,7 +57,13 @@ def free_port(host: str = "127.0.0.1") -> int:
 
 
 class Process:
-    """A process and its descendants. Leaving the `with` block drops the snapshots that were taken through it."""
+    """A process and its descendants. Leaving the `with` block drops the snapshots that were taken through it.
+
+    after_rollback, if it is set, is called with the report behind every rollback that was done: to tell the process what is new,
+    a seed for its random numbers above all (they repeat).
+    """
+
+    after_rollback: Optional[Callable[[_reports.RollbackReport], object]] = None
 
     def __init__(self, pid: int, *, files: Sequence[Path] = (), store: Optional[Path] = None,
                  tracker: Optional[str] = None, timeout: Optional[float] = None) -> None:
@@ -116,6 +122,8 @@ class Process:
         told = _reports.rollback_report(raw) if raw is not None else None
         library().check(code, error, told)
         assert told is not None
+        if self.after_rollback is not None and not dry_run:
+            self.after_rollback(told)
         return told
 
     def diff(self, name: Optional[str] = None) -> _reports.DiffReport:
