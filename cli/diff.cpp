@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <array>
 
-#include "cli/json.h"
 #include "cli/support.h"
+#include "client/report_json.h"
 
 namespace relive::cli {
 
@@ -82,9 +82,9 @@ Result<ExitCode> run(const Words& words, Output& output) {
   const auto key = RELIVE_TRY(task_of(words));
   const auto registry = RELIVE_TRY(rollback::Registry::open());
   const auto report =
-      RELIVE_TRY(rollback::ask_for<rollback::DiffReport>(registry, request(key, rollback::DiffOptions{name})));
+      RELIVE_TRY(client::ask_for<rollback::DiffReport>(registry, client::request(key, rollback::DiffOptions{name})));
   if (output.json()) {
-    output.line(diff_json(report, name, key.pid.value));
+    output.line(client::diff_json(report, name, key.pid.value));
     return ExitCode::done;
   }
   if (report.differences.empty() && report.refusals.empty()) {

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "cli/json.h"
+#include "cli/doctor_json.h"
 #include "cli/probes.h"
 #include "cli/support.h"
 #include "tracking/tracker.h"

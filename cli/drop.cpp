@@ -1,7 +1,7 @@
 #include <fmt/format.h>
 
-#include "cli/json.h"
 #include "cli/support.h"
+#include "client/report_json.h"
 
 namespace relive::cli {
 
@@ -25,7 +25,8 @@ Result<rollback::DropReport> would_drop(const rollback::Registry& registry, cons
     return report;
   }
   for (const auto& info :
-       RELIVE_TRY(rollback::ask_for<rollback::ListReport>(registry, request(key, rollback::ListOptions{}))).snapshots)
+       RELIVE_TRY(client::ask_for<rollback::ListReport>(registry, client::request(key, rollback::ListOptions{})))
+           .snapshots)
     report.dropped.push_back(info.name);
   return report;
 }
@@ -34,12 +35,11 @@ Result<ExitCode> run(const Words& words, Output& output) {
   const auto options = RELIVE_TRY(options_of(words));
   const bool dry_run = words.has("--dry-run");
   const auto key = RELIVE_TRY(task_of(words));
-  const auto registry = RELIVE_TRY(rollback::Registry::open());
-  const auto lock = RELIVE_TRY(registry.lock(key, "relive drop"));
-  const auto report = dry_run ? RELIVE_TRY(would_drop(registry, key, options))
-                              : RELIVE_TRY(rollback::ask_for<rollback::DropReport>(registry, request(key, options)));
+  auto session = RELIVE_TRY(client::Session::begin(caller("drop", output), key));
+  const auto report =
+      dry_run ? RELIVE_TRY(would_drop(session.registry(), key, options)) : RELIVE_TRY(session.drop(options));
   if (output.json()) {
-    output.line(drop_json(report, key.pid.value, dry_run));
+    output.line(client::drop_json(report, key.pid.value, dry_run));
     return ExitCode::done;
   }
   for (const auto& name : report.dropped)

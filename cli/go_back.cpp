@@ -5,14 +5,12 @@
 #include <filesystem>
 
 #include "base/fault.h"
-#include "cli/json.h"
-#include "rollback/kept_files.h"
+#include "client/report_json.h"
+#include "rollback/engine.h"
 
 namespace relive::cli {
 
 namespace {
-
-constexpr int kKeepersAsked = 10;
 
 ExitCode verdict(const rollback::RollbackReport& report, bool dry_run) {
   if (report.error && report.fate == apply::Fate::untouched) return exit_code(report.error->kind);
@@ -86,25 +84,11 @@ Result<rollback::RollbackReport> restore(const rollback::RollbackOptions& option
   return std::move(restored.report);
 }
 
-Result<rollback::RollbackReport> ask(const Words& words, const rollback::RollbackOptions& options, Output& output,
+Result<rollback::RollbackReport> ask(const Words& words, const rollback::RollbackOptions& options, const Output& output,
                                      std::string_view command) {
   const auto key = RELIVE_TRY(task_of(words));
-  const auto registry = RELIVE_TRY(rollback::Registry::open());
-  const auto lock = RELIVE_TRY(registry.lock(key, fmt::format("relive {}", command)));
-  if (options.image.empty()) {
-    if (auto connection = registry.connect(key); !connection) {  // it is told once that a keeper has died
-      if (const std::string finished = RELIVE_TRY(rollback::finish_files(registry, key)); !finished.empty())
-        return fail(ErrorKind::not_found, finished, "its snapshots went with the keeper");
-      return std::unexpected(std::move(connection).error());
-    }
-    return rollback::ask_for<rollback::RollbackReport>(registry, request(key, options));
-  }
-  // A keeper with nothing to keep any more may be just ending: it says so, and the next one is asked.
-  for (int attempt = 1;; ++attempt) {
-    RELIVE_TRY(ensure_keeper(registry, key, output, command));
-    auto report = rollback::ask_for<rollback::RollbackReport>(registry, request(key, options));
-    if (report || report.error().kind != ErrorKind::not_found || attempt == kKeepersAsked) return report;
-  }
+  auto session = RELIVE_TRY(client::Session::begin(caller(command, output), key));
+  return session.go_back(options);
 }
 
 }  // namespace
@@ -139,7 +123,7 @@ Result<ExitCode> go_back(const Words& words, Output& output, std::string_view co
   const ExitCode code = verdict(report, options.dry_run);
   if (report.error) output.explain(fmt::format("relive {}", command), *report.error);
   if (output.json()) {
-    output.line(rollback_json(report, to, pid, options.dry_run, output.total_us()));
+    output.line(client::rollback_json(report, to, pid, options.dry_run, output.total_us()));
     return code;
   }
   const std::string what = fmt::format("{} at '{}'", pid, printable(to));

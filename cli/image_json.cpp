@@ -4,7 +4,7 @@
 
 #include <nlohmann/json.hpp>
 
-#include "cli/json.h"
+#include "client/report_json.h"
 #include "rollback/show.h"
 
 namespace relive::cli {
@@ -50,7 +50,7 @@ std::string check_json(const std::string& path, const image::Image& image, const
 std::string image_json(const std::string& path, const image::Image& image, const image::Findings& findings) {
   Json tasks = Json::array();
   for (const image::ImagedTask& task : image.tasks) {
-    Json one = Json::parse(show_json(rollback::show(task)), nullptr, false);
+    Json one = Json::parse(client::show_json(rollback::show(task)), nullptr, false);
     const Json shown = one["task_list"].front();
     one.erase("task_list");
     one.update(shown);

@@ -9,13 +9,11 @@ namespace relive::cli {
 
 namespace {
 
-constexpr int kHandshake = 3;  // rollback/client.cpp
-
 Result<ExitCode> run(const Words& words, Output&) {
   const auto key = rollback::TaskKey::parse(words.get("PID") + "-" + words.get("START"));
-  if (!key || ::fcntl(kHandshake, F_GETFD) < 0)
+  if (!key || ::fcntl(rollback::kHandshake, F_GETFD) < 0)
     return fail(ErrorKind::usage, "relive keeper is started by relive snapshot", "see: relive snapshot --help");
-  return rollback::run_keeper(*key, UniqueFd(kHandshake)) == 0 ? ExitCode::done : ExitCode::untouched;
+  return rollback::run_keeper(*key, UniqueFd(rollback::kHandshake)) == 0 ? ExitCode::done : ExitCode::untouched;
 }
 
 }  // namespace

@@ -3,8 +3,8 @@
 #include <array>
 #include <ctime>
 
-#include "cli/json.h"
 #include "cli/support.h"
+#include "client/report_json.h"
 
 namespace relive::cli {
 
@@ -21,7 +21,8 @@ std::string local_time(std::int64_t ns) {
 }
 
 Result<std::vector<SnapshotInfo>> snapshots_of(const rollback::Registry& registry, const rollback::TaskKey& key) {
-  return RELIVE_TRY(rollback::ask_for<rollback::ListReport>(registry, request(key, rollback::ListOptions{}))).snapshots;
+  return RELIVE_TRY(client::ask_for<rollback::ListReport>(registry, client::request(key, rollback::ListOptions{})))
+      .snapshots;
 }
 
 // A keeper that cannot be asked is told about and does not hide the others.
@@ -48,7 +49,7 @@ Result<ExitCode> run(const Words& words, Output& output) {
     snapshots = all_snapshots(RELIVE_TRY(rollback::Registry::open()), output);
   }
   if (output.json()) {
-    output.line(list_json(snapshots));
+    output.line(client::list_json(snapshots));
     return ExitCode::done;
   }
   if (snapshots.empty()) {

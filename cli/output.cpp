@@ -10,7 +10,8 @@
 #include <cstring>
 #include <ctime>
 
-#include "cli/json.h"
+#include "cli/exit_code.h"
+#include "client/report_json.h"
 
 namespace relive::cli {
 
@@ -96,7 +97,7 @@ void Output::explain(std::string_view command, const Error& error) const {
 
 void Output::error(std::string_view command, const Error& error) {
   explain(command, error);
-  if (json_) line(error_json(error));
+  if (json_) line(client::error_json(error, static_cast<int>(exit_code(error.kind))));
 }
 
 Result<void> Output::flush() {

@@ -7,6 +7,7 @@
 #include <deque>
 
 #include "base/number.h"
+#include "client/session.h"
 
 namespace relive::cli {
 
@@ -130,16 +131,7 @@ Result<model::Pid> Words::pid() const {
   return model::Pid{*pid};
 }
 
-Result<std::string> Words::snapshot_name(std::string_view word) const {
-  std::string name = get(word);
-  constexpr std::size_t kLongest = 64;
-  const bool bad = name.empty() || name.size() > kLongest || name.front() == '-' ||
-                   std::ranges::any_of(name, [](unsigned char c) { return c <= ' ' || c == '/' || c == 0x7f; });
-  if (bad)
-    return fail(ErrorKind::usage, fmt::format("'{}' cannot be a snapshot's name", name),
-                "a name has 1 to 64 characters, no blanks, no '/', and does not begin with '-'");
-  return name;
-}
+Result<std::string> Words::snapshot_name(std::string_view word) const { return client::snapshot_name(get(word)); }
 
 Result<Call> parse(const Command& command, std::span<const std::string> arguments) try {
   return parse_with_cli11(command, arguments);

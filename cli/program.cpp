@@ -4,7 +4,6 @@
 #include <exception>
 
 #include "cli/command.h"
-#include "cli/json.h"
 #include "cli/parse.h"
 
 namespace relive::cli {

@@ -3,8 +3,8 @@
 #include <map>
 
 #include "cli/image_json.h"
-#include "cli/json.h"
 #include "cli/support.h"
+#include "client/report_json.h"
 #include "image/elf_core.h"
 #include "image/read.h"
 
@@ -158,9 +158,9 @@ Result<ExitCode> run(const Words& words, Output& output) {
   const auto key = RELIVE_TRY(task_of(words));
   const auto registry = RELIVE_TRY(rollback::Registry::open());
   const auto report =
-      RELIVE_TRY(rollback::ask_for<rollback::ShowReport>(registry, request(key, rollback::ShowOptions{name})));
+      RELIVE_TRY(client::ask_for<rollback::ShowReport>(registry, client::request(key, rollback::ShowOptions{name})));
   if (output.json()) {
-    output.line(show_json(report));
+    output.line(client::show_json(report));
     return ExitCode::done;
   }
   const auto& info = report.info;

@@ -2,34 +2,23 @@
 #include <unistd.h>
 
 #include <cstdio>
-#include <filesystem>
 #include <optional>
 
-#include "cli/json.h"
 #include "cli/support.h"
-#include "rollback/kept_files.h"
+#include "client/report_json.h"
 
 namespace relive::cli {
 
 namespace {
-
-// The keeper stands elsewhere, and a name may lead somewhere else later: the whole path, without symbolic links.
-Result<std::string> real_directory(std::string_view option, const std::string& path) {
-  std::error_code error;
-  const auto whole = std::filesystem::canonical(path, error);
-  if (error || !std::filesystem::is_directory(whole, error))
-    return fail(ErrorKind::usage, fmt::format("{} {}: no such directory", option, path));
-  return whole.string();
-}
 
 Result<rollback::SnapshotOptions> options_of(const Words& words) {
   rollback::SnapshotOptions options;
   if (words.has("--name")) options.name = RELIVE_TRY(words.snapshot_name("--name"));
   options.replace = words.has("--replace");
   for (const std::string& path : words.all("--files"))
-    options.files.directories.push_back(RELIVE_TRY(real_directory("--files", path)));
+    options.files.directories.push_back(RELIVE_TRY(client::real_directory("--files", path)));
   if (words.has("--files-store"))
-    options.files.store = RELIVE_TRY(real_directory("--files-store", words.get("--files-store")));
+    options.files.store = RELIVE_TRY(client::real_directory("--files-store", words.get("--files-store")));
   if (words.has("--tracker")) options.tracker = RELIVE_TRY(tracking::parse_tracker(words.get("--tracker")));
   return options;
 }
@@ -57,29 +46,24 @@ class Meter {
   bool written_ = false;
 };
 
-Result<rollback::ImageReport> write_image(const rollback::Registry& registry, const rollback::TaskKey& key,
-                                          const std::string& name, const std::string& directory) {
-  Meter meter;
-  return rollback::ask_for_image(registry, request(key, rollback::ImageOptions{name, directory}),
-                                 [&](const rollback::ImageProgress& progress) { meter.show(progress); });
-}
-
 Result<ExitCode> run(const Words& words, Output& output) {
   const auto options = RELIVE_TRY(options_of(words));
   std::string directory;
   if (words.has("--out")) directory = RELIVE_TRY(whole_path(words.get("--out")));
   const auto key = RELIVE_TRY(task_of(words));
-  const auto registry = RELIVE_TRY(rollback::Registry::open());
-  const auto lock = RELIVE_TRY(registry.lock(key, "relive snapshot"));
-  RELIVE_TRY(ensure_keeper(registry, key, output, "snapshot"));
-  const auto report = RELIVE_TRY(rollback::ask_for<rollback::SnapshotReport>(registry, request(key, options)));
+  auto session = RELIVE_TRY(client::Session::begin(caller("snapshot", output), key));
+  const auto report = RELIVE_TRY(session.snapshot(options));
   const auto& info = report.info;
   std::optional<rollback::ImageReport> image;
-  if (!directory.empty())
-    image = RELIVE_TRY(with_context(write_image(registry, key, info.name, directory),
-                                    fmt::format("snapshot {} was taken; its image", info.name)));
+  if (!directory.empty()) {
+    Meter meter;
+    image = RELIVE_TRY(
+        with_context(session.write_image(info.name, directory,
+                                         [&](const rollback::ImageProgress& progress) { meter.show(progress); }),
+                     fmt::format("snapshot {} was taken; its image", info.name)));
+  }
   if (output.json()) {
-    output.line(snapshot_json(report, image, output.total_us()));
+    output.line(client::snapshot_json(report, image, output.total_us()));
     return ExitCode::done;
   }
   output.line(fmt::format("snapshot {} of {} {}: {}, {}, {}, {}", output.paint(Color::bold, info.name),

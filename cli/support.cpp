@@ -6,27 +6,16 @@
 #include <array>
 #include <climits>
 
-#include "rollback/kept_files.h"
-
 namespace relive::cli {
 
-Result<rollback::TaskKey> task_of(const Words& words) {
-  const model::Pid pid = RELIVE_TRY(words.pid());
-  if (pid.value == ::getpid())
-    return fail(ErrorKind::refused, fmt::format("{} is relive itself", pid.value), "name another task");
-  return rollback::identify(pid);
-}
+Result<rollback::TaskKey> task_of(const Words& words) { return client::task_of(RELIVE_TRY(words.pid())); }
 
-Result<void> ensure_keeper(const rollback::Registry& registry, const rollback::TaskKey& key, Output& output,
-                           std::string_view command) {
-  const bool known = registry.knows(key);
-  const auto connection = registry.connect(key);
-  if (connection) return {};
-  if (connection.error().kind != ErrorKind::not_found) return std::unexpected(connection.error());
-  if (known) output.diagnostic(fmt::format("relive {}: {}", command, connection.error().what));
-  if (const std::string finished = RELIVE_TRY(rollback::finish_files(registry, key)); !finished.empty())
-    output.diagnostic(fmt::format("relive {}: {}", command, finished));
-  return rollback::start_keeper(key);
+client::Caller caller(std::string_view command, const Output& output) {
+  std::string name = fmt::format("relive {}", command);
+  auto tell = [&output, name](const std::string& text) { output.diagnostic(fmt::format("{}: {}", name, text)); };
+  return {.name = std::move(name),
+          .keeper_program = [] -> Result<std::string> { return "/proc/self/exe"; },
+          .tell = std::move(tell)};
 }
 
 Result<std::string> whole_path(const std::string& path) {
@@ -48,7 +37,7 @@ void print_refusals(Output& output, const std::vector<diff::Refusal>& refusals) 
 Result<rollback::SnapshotInfo> find_snapshot(const rollback::Registry& registry, const rollback::TaskKey& key,
                                              std::string_view name) {
   const auto report =
-      RELIVE_TRY(rollback::ask_for<rollback::ListReport>(registry, request(key, rollback::ListOptions{})));
+      RELIVE_TRY(client::ask_for<rollback::ListReport>(registry, client::request(key, rollback::ListOptions{})));
   std::string known;
   for (const auto& info : report.snapshots) {
     if (info.name == name) return info;

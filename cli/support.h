@@ -1,31 +1,21 @@
-// What several commands need: the request to the keeper, with the fault plan of the environment.
+// What several commands need: who asks the keeper (client/session.h), and words that become what it is asked.
 #pragma once
 
-#include <cstdlib>
 #include <string>
 #include <string_view>
-#include <utility>
 #include <vector>
 
 #include "cli/command.h"
+#include "client/session.h"
 #include "diff/difference.h"
-#include "rollback/client.h"
 
 namespace relive::cli {
 
 // The task that PID names. Errors: usage, not_found, refused (a thread's id, or relive itself).
 Result<rollback::TaskKey> task_of(const Words& words);
 
-// A request to the keeper of `key`, carrying RELIVE_FAULT.
-template <class Options>
-rollback::Request request(const rollback::TaskKey& key, Options options) {
-  return rollback::Request{key, std::string(std::getenv("RELIVE_FAULT") != nullptr ? std::getenv("RELIVE_FAULT") : ""),
-                           std::move(options)};
-}
-
-// A keeper answers for the task from now on. A dead one's place is taken, and `command` says so.
-Result<void> ensure_keeper(const rollback::Registry& registry, const rollback::TaskKey& key, Output& output,
-                           std::string_view command);
+// "relive COMMAND", whose keepers are this program again. What it is told goes to stderr. REQUIRES: `output` stays.
+client::Caller caller(std::string_view command, const Output& output);
 // The keeper stands elsewhere: it is told whole paths.
 Result<std::string> whole_path(const std::string& path);
 

@@ -23,3 +23,8 @@ function(relive_library name)
     include(${CMAKE_SOURCE_DIR}/${name}/folder.cmake)
   endif()
 endfunction()
+
+# protobuf, linked statically where it can be; not in librelive.so, since Debian's archive is not position independent.
+find_library(RELIVE_PROTOBUF_LITE NAMES libprotobuf-lite.a REQUIRED)
+set(RELIVE_PROTOBUF
+  $<IF:$<STREQUAL:$<TARGET_PROPERTY:TYPE>,SHARED_LIBRARY>,protobuf::libprotobuf-lite,${RELIVE_PROTOBUF_LITE}>)

@@ -1,6 +1,5 @@
 # The entries of image files, from image/proto/*.proto. protobuf is linked statically: a command must start in a millisecond
 # or two.
-find_library(RELIVE_PROTOBUF_LITE NAMES libprotobuf-lite.a REQUIRED)
 set(entries_dir ${CMAKE_BINARY_DIR}/generated)
 file(MAKE_DIRECTORY ${entries_dir}/image/proto)
 file(GLOB protos CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/image/proto/*.proto)
@@ -17,5 +16,5 @@ foreach(proto ${protos})
 endforeach()
 add_library(relive_entries STATIC ${generated})
 target_include_directories(relive_entries SYSTEM PUBLIC ${entries_dir})
-target_link_libraries(relive_entries PUBLIC ${RELIVE_PROTOBUF_LITE} Threads::Threads)
+target_link_libraries(relive_entries PUBLIC ${RELIVE_PROTOBUF} Threads::Threads)
 target_link_libraries(relive_image PUBLIC relive_entries)

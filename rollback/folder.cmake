@@ -1,5 +1,4 @@
 # The keeper's protocol. protobuf is linked statically: a command must start in a millisecond or two.
-find_library(RELIVE_PROTOBUF_LITE NAMES libprotobuf-lite.a REQUIRED)
 set(protocol_dir ${CMAKE_BINARY_DIR}/generated)
 file(MAKE_DIRECTORY ${protocol_dir}/rollback)
 add_custom_command(
@@ -9,5 +8,5 @@ add_custom_command(
   VERBATIM)
 add_library(relive_protocol STATIC ${protocol_dir}/rollback/keeper.pb.cc ${protocol_dir}/rollback/keeper.pb.h)
 target_include_directories(relive_protocol SYSTEM PUBLIC ${protocol_dir})
-target_link_libraries(relive_protocol PUBLIC ${RELIVE_PROTOBUF_LITE} Threads::Threads)
+target_link_libraries(relive_protocol PUBLIC ${RELIVE_PROTOBUF} Threads::Threads)
 target_link_libraries(relive_rollback PUBLIC relive_protocol)

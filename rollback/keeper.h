@@ -13,6 +13,9 @@
 
 namespace relive::rollback {
 
+// The keeper's only inherited descriptor besides stdio: a pipe to who started it.
+inline constexpr int kHandshake = 3;
+
 // The body of the process. Tells `handshake` (a pipe, closed afterwards) an empty frame as soon as it listens, or the
 // error for which it ends. Returns the exit status.
 int run_keeper(const TaskKey& key, UniqueFd handshake);

@@ -7,14 +7,12 @@
 #include <vector>
 
 #include "base/result.h"
-#include "cli/probes.h"
 #include "rollback/protocol.h"
-#include "tracking/tracker.h"
 
-namespace relive::cli {
+namespace relive::client {
 
-// {"error": {"kind", "message", "what", "errno", "hint", "context"}, "exit_code"}
-std::string error_json(const Error& error);
+// {"error": {"kind", "message", "what", "errno", "hint", "context"}, "exit_code"}, the last one where it is given
+std::string error_json(const Error& error, std::optional<int> exit_code = {});
 std::string_view kind_name(ErrorKind kind);
 
 std::string snapshot_json(const rollback::SnapshotReport& report, const std::optional<rollback::ImageReport>& image,
@@ -25,7 +23,5 @@ std::string diff_json(const rollback::DiffReport& report, std::string_view snaps
 std::string list_json(const std::vector<rollback::SnapshotInfo>& snapshots);
 std::string show_json(const rollback::ShowReport& report);
 std::string drop_json(const rollback::DropReport& report, int pid, bool dry_run);
-std::string doctor_json(const std::vector<tracking::TrackerProof>& trackers, const std::vector<Finding>& findings,
-                        std::string_view tracker, bool ready);
 
-}  // namespace relive::cli
+}  // namespace relive::client

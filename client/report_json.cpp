@@ -1,12 +1,10 @@
-#include "cli/json.h"
+#include "client/report_json.h"
 
 #include <fmt/format.h>
 
 #include <nlohmann/json.hpp>
 
-#include "cli/exit_code.h"
-
-namespace relive::cli {
+namespace relive::client {
 
 namespace {
 
@@ -80,8 +78,10 @@ std::string_view kind_name(ErrorKind kind) {
   return "?";
 }
 
-std::string error_json(const Error& error) {
-  return dump({{"error", of(error)}, {"exit_code", static_cast<int>(exit_code(error.kind))}});
+std::string error_json(const Error& error, std::optional<int> exit_code) {
+  Json object = {{"error", of(error)}};
+  if (exit_code) object["exit_code"] = *exit_code;
+  return dump(object);
 }
 
 std::string snapshot_json(const rollback::SnapshotReport& report, const std::optional<rollback::ImageReport>& image,
@@ -198,18 +198,4 @@ std::string drop_json(const rollback::DropReport& report, int pid, bool dry_run)
   return dump({{"pid", pid}, {"dry_run", dry_run}, {"dropped", report.dropped}});
 }
 
-std::string doctor_json(const std::vector<tracking::TrackerProof>& trackers, const std::vector<Finding>& findings,
-                        std::string_view tracker, bool ready) {
-  Json checks = Json::array();
-  for (const auto& finding : findings) {
-    Json one = {{"name", finding.name}, {"ok", finding.ok}, {"required", finding.required}, {"reason", finding.detail}};
-    if (!finding.ok) one["refused"] = finding.refused;
-    checks.push_back(std::move(one));
-  }
-  Json proofs = Json::array();
-  for (const auto& proof : trackers)
-    proofs.push_back({{"name", tracking::tracker_name(proof.kind)}, {"works", proof.works}, {"reason", proof.reason}});
-  return dump({{"ready", ready}, {"tracker", tracker}, {"trackers", proofs}, {"checks", checks}});
-}
-
-}  // namespace relive::cli
+}  // namespace relive::client

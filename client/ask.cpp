@@ -1,23 +1,21 @@
-#include "rollback/client.h"
+#include "client/ask.h"
 
-#include <fcntl.h>
 #include <fmt/format.h>
-#include <sys/syscall.h>
-#include <sys/wait.h>
-#include <unistd.h>
+#include <poll.h>
 
-#include <array>
+#include <algorithm>
 #include <cerrno>
-#include <csignal>
+#include <chrono>
+#include <cstdlib>
 #include <ctime>
 
 #include "base/log.h"
 
-namespace relive::rollback {
+namespace relive::client {
 
 namespace {
 
-constexpr int kHandshake = 3;  // the keeper's only inherited descriptor besides stdio
+using namespace rollback;
 
 void pause_briefly() {
   const timespec pause{0, 5'000'000};
@@ -83,30 +81,39 @@ Result<Answer> no_answer(const Registry& registry, const Request& request, Stand
   return fail(ErrorKind::system, what, fmt::format("its snapshots are gone; relive snapshot {} starts anew", pid));
 }
 
-// Between fork and exec: only what may be done there. Never returns.
-[[noreturn]] void become_keeper(int handshake, const char* pid, const char* start_time) {
-  ::setsid();
-  if (::fork() != 0) ::_exit(0);  // so that the keeper leads no session and can never get a terminal
-  ::dup2(handshake, kHandshake);
-  ::syscall(SYS_close_range, kHandshake + 1, ~0U, 0);  // Linux 5.9
-  const int null = ::open("/dev/null", O_RDWR);
-  for (int fd = 0; fd < 3; ++fd) ::dup2(null, fd);
-  if (null > kHandshake) ::close(null);
-  sigset_t none;
-  ::sigemptyset(&none);
-  ::sigprocmask(SIG_SETMASK, &none, nullptr);
-  const std::array<const char*, 5> arguments = {"relive", "keeper", pid, start_time, nullptr};
-  ::execv("/proc/self/exe", const_cast<char* const*>(arguments.data()));
-  ::_exit(127);
+// Does it begin to answer, or hang up, in time? An answer comes in one piece.
+bool answers_within(int connection, int patience_ms) {
+  if (patience_ms == kForEver) return true;
+  using Clock = std::chrono::steady_clock;
+  const auto end = Clock::now() + std::chrono::milliseconds(patience_ms);
+  for (;;) {
+    const auto left = std::chrono::ceil<std::chrono::milliseconds>(end - Clock::now()).count();
+    pollfd one{connection, POLLIN, 0};
+    const int ready = ::poll(&one, 1, static_cast<int>(std::max<decltype(left)>(left, 0)));
+    if (ready >= 0 || errno != EINTR) return ready != 0;
+  }
 }
 
 }  // namespace
 
-Result<Answer> ask(const Registry& registry, const Request& request) {
+Request request(const TaskKey& key, decltype(Request::command) command) {
+  const char* const fault = std::getenv("RELIVE_FAULT");
+  return Request{key, fault != nullptr ? fault : "", std::move(command)};
+}
+
+Result<Answer> ask(const Registry& registry, const Request& request, int patience_ms) {
   const Standing before = standing(request.key);
   const UniqueFd connection = RELIVE_TRY(registry.connect(request.key));
   if (const auto sent = send_frame(connection.get(), encode(request)); !sent)
     log_debug(sent.error().text());  // it may still say why
+  if (!answers_within(connection.get(), patience_ms))
+    return std::unexpected(
+        Error{ErrorKind::busy,
+              fmt::format("the keeper of {} has not answered within {} ms; it goes on with what it was asked",
+                          request.key.pid.value, patience_ms),
+              ETIMEDOUT,
+              fmt::format("relive list {} answers when it is done", request.key.pid.value),
+              {}});
   const auto response = receive_frame(connection.get(), kResponseLimit);
   if (!response && response.error().kind == ErrorKind::usage) return std::unexpected(response.error());
   if (!response) return no_answer(registry, request, before);
@@ -130,28 +137,4 @@ Result<ImageReport> ask_for_image(const Registry& registry, const Request& reque
   }
 }
 
-Result<void> start_keeper(const TaskKey& key) {
-  int ends[2];
-  if (::pipe2(ends, O_CLOEXEC) != 0) return fail_errno("pipe", "to the keeper");
-  UniqueFd from(ends[0]);
-  UniqueFd to(ends[1]);
-  if (to.get() <= kHandshake) {  // so that dup2 below neither keeps close-on-exec nor hits stdio
-    UniqueFd higher(::fcntl(to.get(), F_DUPFD_CLOEXEC, kHandshake + 1));
-    if (!higher) return fail_errno("dup", "of a pipe");
-    to = std::move(higher);
-  }
-  const std::string pid = fmt::format("{}", key.pid.value);
-  const std::string start_time = fmt::format("{}", key.start_time);
-  const pid_t child = ::fork();
-  if (child < 0) return fail_errno("fork", "for the keeper");
-  if (child == 0) become_keeper(to.get(), pid.c_str(), start_time.c_str());
-  to.reset();
-  while (::waitpid(child, nullptr, 0) < 0 && errno == EINTR) {
-  }
-  const auto word = receive_frame(from.get(), kRequestLimit);
-  if (!word) return fail(ErrorKind::system, fmt::format("the keeper of {} could not be started", key.pid.value));
-  if (word->empty()) return {};
-  return std::unexpected(RELIVE_TRY(decode_error(*word)));
-}
-
-}  // namespace relive::rollback
+}  // namespace relive::client
