@@ -150,6 +150,13 @@ class Visit {
   [[nodiscard]] bool committed() const;
   [[nodiscard]] bool broken() const;
 
+  // Instead of a visit, of a task that is right as it stands (rollback/rest.h) but must not run before the others of
+  // its tree are done: every thread is led into the parasite, as behind stage() with nothing to do, and runs nothing as
+  // long as we live. Should we die it waits for the others, if it was decided. The destructor leads all back. `goals`:
+  // where the threads stand. REQUIRES: the session takes part in an agreement, which is open. After a failure the task
+  // is as before.
+  static Result<Visit> hold(task::FrozenTask& task, Session& session, std::span<const ThreadGoal> goals);
+
   // commit() in its parts, for several tasks that take part in one agreement (parasite/agreement.h): stage() each, then
   // TreeAgreement::decide(), then carry_out() each. stage() leaves the visit as it was if it fails; unstage() takes it
   // back. Behind the decision carry_out() is as commit() behind the point.
@@ -180,6 +187,8 @@ class Visit {
  private:
   struct State;
   Visit(task::FrozenTask& task, Session& session);
+  // Takes the arena, in which nothing of an earlier visit is needed any more.
+  void take_arena();
   // The mask is changed only while the thread stands in the parasite, so that it comes back if we are killed in
   // between.
   Result<void> block_signals(const task::FrozenThread& thread);

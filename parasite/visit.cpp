@@ -94,19 +94,23 @@ user_regs_struct enter(const user_regs_struct& base, TaskAddress entry, const Ar
   return registers;
 }
 
-Result<Visit> Visit::begin(task::FrozenTask& task, Session& session) {
-  Visit visit(task, session);
-  Arena& arena = session.arena();
-  arena.reset();
-  session.note_broken_off(task);
-  visit.state_->code = session.code_;
-  visit.driver_ = task.threads()[0].tid;
-
-  wire::Control& control = arena.control();
+void Visit::take_arena() {
+  arena().reset();
+  state_->code = session_->code_;
+  driver_ = task_->threads()[0].tid;
+  wire::Control& control = arena().control();
   control = {};
   control.phase = wire::Phase::prepare;
   control.undo.failed = control.commit.failed = -1;
   control.saved_trap_action[0] = wire::kNoTrapSaved;
+}
+
+Result<Visit> Visit::begin(task::FrozenTask& task, Session& session) {
+  Visit visit(task, session);
+  visit.take_arena();
+  session.note_broken_off(task);
+  Arena& arena = session.arena();
+  wire::Control& control = arena.control();
   visit.state_->undo_operations = RELIVE_TRY(arena.take_used(kUndoCapacity * sizeof(wire::Operation)));
   control.undo.operations = visit.state_->undo_operations.there.value;
 
@@ -152,7 +156,10 @@ Result<std::int64_t> Visit::trap_call(std::uint64_t action, std::uint64_t old_ac
 
 Visit::~Visit() {
   if (task_ == nullptr || state_ == nullptr || state_->committed || !task_->frozen()) return;
-  [[maybe_unused]] const auto undone = undo();
+  if (state_->holds)
+    unstage();  // all frames are where the threads stand, so nobody waits for those that were led back already
+  else [[maybe_unused]]
+    const auto undone = undo();
   const task::FrozenThread* driver = task_->find(driver_);
   if (driver == nullptr) return;
   wire::Control& control = arena().control();

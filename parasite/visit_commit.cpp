@@ -109,6 +109,25 @@ Result<void> Visit::commit(Program& program, std::vector<ThreadGoal>& goals) {
   return carry_out(program, goals);
 }
 
+Result<Visit> Visit::hold(task::FrozenTask& task, Session& session, std::span<const ThreadGoal> goals) {
+  Visit visit(task, session);
+  visit.take_arena();
+  Arena& arena = session.arena();
+  for (const ThreadGoal& goal : goals) {
+    const TaskAddress frame = RELIVE_TRY(put_frame(arena, goal.wanted));
+    auto block = RELIVE_TRY(make_room(arena, goal.tid, kThreadStack, frame));
+    block.value().wanted_frame = frame.value;
+    block.value().driver = goal.tid == visit.driver_ ? 1 : 0;
+    visit.state_->blocks.emplace(goal.tid, block);
+  }
+  arena.control().agreement = session.agreement_address().value;
+  store_phase(arena.control(), wire::Phase::agreed);
+  visit.state_->holds = true;
+  RELIVE_TRY(fault_point("commit: hold a task at rest"));
+  for (const task::FrozenThread& thread : task.threads()) RELIVE_TRY(visit.park(thread));
+  return visit;
+}
+
 Result<void> Visit::park(const task::FrozenThread& thread) {
   const ThreadRoom& block = state_->blocks.at(thread.tid);
   RELIVE_TRY(

@@ -43,6 +43,7 @@ struct Visit::State {
   ArenaPiece undo_operations;
   std::vector<std::string> undo_names;
   bool trap_taken = false;
+  bool holds = false;  // the task was led into the parasite by hold()
   bool committed = false;
   bool broken = false;
   bool departed = false;

@@ -87,6 +87,8 @@ Result<std::unique_ptr<Stay>> Engine::State::freeze(const Snapshot* wanted, bool
   const auto rests = [&](Member& member, task::FrozenTask& task) {
     const auto index = wanted->index_of(task.pid());
     if (!index) return false;
+    // With files no task may run on before they are back, and what sees to that is the agreement.
+    if (!wanted->directories.empty() && !member.session->takes_part()) return false;
     const TaskPart& part = wanted->parts[*index];
     return part.can_rest && is_at_rest(member, task, wanted->number, wanted->tree.tasks[*index], part.pages);
   };

@@ -99,8 +99,7 @@ Result<void> Engine::State::way_back(Snapshot& wanted, Arrival* arrival, const R
                                      RollbackReport& report) {
   Stopwatch stopwatch;
   const bool with_files = !wanted.directories.empty();
-  // With files nobody may run on before they are back, and tasks at rest take no part in what sees to that.
-  auto stay = nobody_lives ? Stay::of_nobody() : RELIVE_TRY(freeze(&wanted, !options.dry_run && !with_files));
+  auto stay = nobody_lives ? Stay::of_nobody() : RELIVE_TRY(freeze(&wanted, !options.dry_run));
   stopwatch.lap("freeze");
   Passage passage;
   auto outcome = [&]() -> Result<void> {
@@ -149,14 +148,6 @@ Result<void> Engine::State::way_back(Snapshot& wanted, Arrival* arrival, const R
         if (present.task->frozen()) ::kill(one.value, SIGSTOP);
       return carried;
     }
-    for (const model::Task& task : wanted.tree.tasks) {
-      if (passage.broken || !stay->at_rest(task.pid) || !has_timers(task.process)) continue;
-      if (auto put = put_timers_back(members.at(task.pid), *stay->task(task.pid), task.process); !put) {
-        carried = std::move(put);
-        passage.broken = true;
-      }
-    }
-    stopwatch.lap("timers at rest");
     if (!passage.broken) {
       if (auto settled = settle(*stay, wanted, living, plan); !settled) carried = settled;
       stopwatch.lap("arm");
@@ -175,6 +166,15 @@ Result<void> Engine::State::way_back(Snapshot& wanted, Arrival* arrival, const R
       stopwatch.lap("files");
     }
     if (agreement && !passage.broken) agreement->all_done();
+    if (!passage.broken) stay->let_rest();
+    for (const model::Task& task : wanted.tree.tasks) {
+      if (passage.broken || !stay->at_rest(task.pid) || !has_timers(task.process)) continue;
+      if (auto put = put_timers_back(members.at(task.pid), *stay->task(task.pid), task.process); !put) {
+        carried = std::move(put);
+        passage.broken = true;
+      }
+    }
+    stopwatch.lap("timers at rest");
     const auto departed = stay->depart();
     report.frozen_us = (now_ns() - stay->frozen_since_ns()) / 1000;
     stopwatch.lap("depart");

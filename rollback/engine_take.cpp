@@ -78,7 +78,7 @@ Result<void> Engine::State::take_contents(parasite::Visit& visit, Member& member
 Result<void> Engine::State::take(Stay& stay, Snapshot& snapshot, const SnapshotOptions& options, SnapshotReport& report,
                                  Stopwatch& stopwatch) {
   if (!tracker) tracker = options.tracker.value_or(tracking::best_tracker());
-  RELIVE_TRY(stay.visit_all(agreement));
+  RELIVE_TRY(stay.visit_all(agreement, {}, !options.files.directories.empty()));
   snapshot.tree.root = pid;
   snapshot.forest = RELIVE_TRY(capture::read_forest(stay.tree()));
   std::vector<parasite::Visit*> tables;

@@ -102,15 +102,48 @@ Result<void> Stay::depart() {
     if (auto gone = present.visit->depart(); !gone) outcome = gone;
   }
   for (auto& [pid, present] : present_)
-    if (present.at_rest) present.task->resume();
+    if (present.held && present.held->broken()) {
+      if (auto gone = present.held->depart(); !gone) outcome = gone;
+    } else if (present.at_rest) {
+      present.held.reset();
+      present.task->resume();
+    }
   return outcome;
+}
+
+std::uint32_t Stay::count_at_rest() const {
+  return static_cast<std::uint32_t>(
+      std::ranges::count_if(present_, [](const auto& one) { return one.second.at_rest; }));
+}
+
+Result<void> Stay::hold_at_rest(const model::Tree& wanted) {
+  for (auto& [pid, present] : present_) {
+    if (!present.at_rest) continue;
+    const model::Task& task = *std::ranges::find(wanted.tasks, pid, &model::Task::pid);
+    std::vector<std::vector<std::byte>> xstates;
+    std::vector<parasite::ThreadGoal> goals;
+    for (const model::Thread& thread : task.threads) {
+      xstates.push_back(RELIVE_TRY(present.task->xstate(thread.tid)));
+      parasite::ThreadGoal& goal = goals.emplace_back();
+      goal.tid = thread.tid;
+      goal.wanted = {.registers = thread.registers, .xstate = xstates.back(), .signal_mask = thread.signal_mask};
+    }
+    present.held.emplace(RELIVE_TRY(parasite::Visit::hold(*present.task, *present.member->session, goals)));
+  }
+  return {};
+}
+
+void Stay::let_rest() {
+  for (auto& [pid, present] : present_) present.held.reset();
 }
 
 void Stay::break_off() {
   for (auto& [actor, blank] : blanks_)
     if (blank.visit && blank.task.frozen()) blank.visit->break_off();
-  for (auto& [pid, present] : present_)
+  for (auto& [pid, present] : present_) {
     if (present.visit && present.task->frozen()) present.visit->break_off();
+    if (present.held && present.task->frozen()) present.held->break_off();
+  }
 }
 
 void Stay::let_end(Blank& blank) {
@@ -164,6 +197,7 @@ Stay::~Stay() {
   blanks_.clear();
   for (auto& [pid, present] : present_) {
     present.visit.reset();
+    present.held.reset();
     const Member& member = *present.member;
     if (member.snapshots != 0 || !member.session || !present.task->frozen() || present.exec_since) continue;
     [[maybe_unused]] const auto left = leave(present);

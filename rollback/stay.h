@@ -30,6 +30,7 @@ class Stay {
     bool exec_since = false;  // it had the parasite, and executes another program now
     bool at_rest = false;     // it is as it was let go: it is not visited unless wake() says so
     std::optional<parasite::Visit> visit;
+    std::optional<parasite::Visit> held;  // at rest, and must not run before the others are done
   };
   // A task that relive has forked in this stay: it ends with the stay unless keep() was called.
   struct Blank {
@@ -75,6 +76,13 @@ class Stay {
 
   // Lets a blank task go its way to its end, and waits until it is a zombie.
   static void let_end(Blank& blank);
+
+  // Tasks at rest, which are as `wanted`, do not run before all of the tree are done, should we die (Visit::hold). On
+  // failure they may be held or not: let_rest() all the same.
+  [[nodiscard]] std::uint32_t count_at_rest() const;
+  Result<void> hold_at_rest(const model::Tree& wanted);
+  // From now on they run on if we die.
+  void let_rest();
 
   // Behind a commit: lets all tasks, blank ones too, go to their goals.
   Result<void> depart();

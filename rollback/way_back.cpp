@@ -351,7 +351,9 @@ class Passing {
     }
     std::uint32_t count = 0;
     for (const auto& bench : benches_) count += bench ? 1 : 0;
-    agreement->open(count + passage.shares_of_others);
+    // Where others have a share, too, tasks at rest wait for it like all.
+    const bool holds = passage.shares_of_others != 0;
+    agreement->open(count + (holds ? stay_.count_at_rest() : 0) + passage.shares_of_others);
     std::vector<Bench*> staged;
     auto ready = each([&](std::size_t, Bench& bench) -> Result<void> {
       RELIVE_TRY(bench.visit.stage(bench.commit, bench.goals));
@@ -360,10 +362,12 @@ class Passing {
     });
     Endings endings(stay_, plan_.tree);
     if (ready) ready = endings.stage();
+    if (ready && holds) ready = stay_.hold_at_rest(wanted_.tree);
     if (ready) ready = fault_point("commit: point of no return");
     if (!ready) {
       endings.unstage();
       for (Bench* bench : staged) bench->visit.unstage();
+      stay_.let_rest();
       return ready;
     }
     agreement->decide();
