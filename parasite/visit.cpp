@@ -22,6 +22,7 @@
 
 #include "base/clock.h"
 #include "base/fault.h"
+#include "parasite/descriptor_numbers.h"
 #include "parasite/remote_syscall.h"
 #include "parasite/session.h"
 #include "task/procfs.h"
@@ -94,10 +95,8 @@ struct Visit::State {
   std::vector<AddressRange> avoid;
   std::uint64_t spare_next = 0, spare_end = 0;
 
-  bool descriptors_known = false;
-  std::set<int> taken;  // numbers in use, handed out, or kept clear
-  std::set<int> open;   // numbers in use by the task now
-  int descriptor_limit = 0;
+  std::shared_ptr<DescriptorNumbers> numbers = std::make_shared<DescriptorNumbers>();
+  int descriptor_limit = 0;  // 0: not read yet
 
   UniqueFd channel;               // our end of the socket pair
   int remote_channel = -1;        // the task's end
@@ -331,6 +330,10 @@ Result<void> Visit::undo() {
   RELIVE_TRY(run(backwards));
   log.count = 0;
   state_->undo_names.clear();
+  for (const RemoteFd own : own_descriptors()) {
+    state_->numbers->own.erase(own.value);
+    state_->numbers->open.erase(own.value);
+  }
   state_->channel.reset();
   state_->remote_channel = -1;
   state_->handles.clear();
@@ -339,8 +342,10 @@ Result<void> Visit::undo() {
 
 void Visit::keep_clear(std::span<const AddressRange> ranges, std::span<const RemoteFd> descriptors) {
   state_->avoid.insert(state_->avoid.end(), ranges.begin(), ranges.end());
-  for (const RemoteFd fd : descriptors) state_->taken.insert(fd.value);
+  for (const RemoteFd fd : descriptors) state_->numbers->taken.insert(fd.value);
 }
+
+void Visit::share_descriptors(const Visit& other) { state_->numbers = other.state_->numbers; }
 
 Result<TaskAddress> Visit::spare_range(std::uint64_t bytes) {
   const std::uint64_t wanted = page_ceil(bytes);
@@ -361,16 +366,20 @@ Result<TaskAddress> Visit::spare_range(std::uint64_t bytes) {
 }
 
 Result<void> Visit::learn_descriptors() {
-  if (state_->descriptors_known) return {};
-  const std::string path = fmt::format("/proc/{}/fd", task_->pid().value);
-  DIR* directory = ::opendir(path.c_str());
-  if (directory == nullptr) return fail_errno("opendir", path);
-  while (const dirent* entry = ::readdir(directory)) {
-    const int number = number_or<int>(entry->d_name, -1);
-    if (number >= 0) state_->open.insert(number);
+  DescriptorNumbers& numbers = *state_->numbers;
+  if (!numbers.known) {
+    const std::string path = fmt::format("/proc/{}/fd", task_->pid().value);
+    DIR* directory = ::opendir(path.c_str());
+    if (directory == nullptr) return fail_errno("opendir", path);
+    while (const dirent* entry = ::readdir(directory)) {
+      const int number = number_or<int>(entry->d_name, -1);
+      if (number >= 0) numbers.open.insert(number);
+    }
+    ::closedir(directory);
+    numbers.taken.insert(numbers.open.begin(), numbers.open.end());
+    numbers.known = true;
   }
-  ::closedir(directory);
-  state_->taken.insert(state_->open.begin(), state_->open.end());
+  if (state_->descriptor_limit != 0) return {};
   const std::string limits = RELIVE_TRY(task::read_proc(task_->pid(), "limits"));
   const std::string_view name = "Max open files";
   const auto line = limits.find(name);
@@ -378,26 +387,26 @@ Result<void> Visit::learn_descriptors() {
       line == std::string::npos ? std::string_view{} : std::string_view(limits).substr(line + name.size());
   rest.remove_prefix(std::min(rest.find_first_not_of(' '), rest.size()));
   state_->descriptor_limit = number_or<int>(rest, 1024);
-  state_->descriptors_known = true;
   return {};
 }
 
 Result<RemoteFd> Visit::spare_descriptor() {
   RELIVE_TRY(learn_descriptors());
+  std::set<int>& taken = state_->numbers->taken;
   // Behind the highest number in use, if the limit allows it; else the lowest that is free.
-  int number = state_->taken.empty() ? 0 : *state_->taken.rbegin() + 1;
+  int number = taken.empty() ? 0 : *taken.rbegin() + 1;
   // Two free numbers stay for what the kernel hands out by itself (give(), pipe2, ...).
   if (number >= state_->descriptor_limit) {
     number = 0;
-    for (int left = 2; left > 0 || state_->taken.contains(number); ++number)
-      if (!state_->taken.contains(number)) --left;
+    for (int left = 2; left > 0 || taken.contains(number); ++number)
+      if (!taken.contains(number)) --left;
   }
   if (number >= state_->descriptor_limit)
     return fail(
         ErrorKind::refused,
         fmt::format("task {} has no descriptor number left (limit {})", task_->pid().value, state_->descriptor_limit),
         "raise RLIMIT_NOFILE of the task");
-  state_->taken.insert(number);
+  taken.insert(number);
   return RemoteFd{number};
 }
 
@@ -405,14 +414,21 @@ Result<std::vector<RemoteFd>> Visit::next_descriptors(std::size_t count) {
   RELIVE_TRY(learn_descriptors());
   std::vector<RemoteFd> next;
   for (int number = 0; next.size() < count; ++number) {
-    if (!state_->open.contains(number)) next.push_back(RemoteFd{number});
+    if (!state_->numbers->open.contains(number)) next.push_back(RemoteFd{number});
   }
   return next;
 }
 
-void Visit::note_open(RemoteFd fd) { state_->open.insert(fd.value); }
+void Visit::note_open(RemoteFd fd) { state_->numbers->open.insert(fd.value); }
 
-void Visit::note_closed(RemoteFd fd) { state_->open.erase(fd.value); }
+void Visit::note_closed(RemoteFd fd) { state_->numbers->open.erase(fd.value); }
+
+void Visit::note_own(RemoteFd fd) {
+  note_open(fd);
+  state_->numbers->own.insert(fd.value);
+}
+
+bool Visit::is_own_descriptor(RemoteFd fd) const { return state_->numbers->own.contains(fd.value); }
 
 std::vector<RemoteFd> Visit::own_descriptors() const {
   std::vector<RemoteFd> own = state_->handles;
@@ -444,7 +460,7 @@ Result<void> Visit::open_channel() {
   RELIVE_TRY(run(settle));
   state_->channel = RELIVE_TRY(std::move(borrowed));
   state_->remote_channel = spare.value;
-  state_->open.insert(spare.value);
+  note_own(spare);
   return {};
 }
 
@@ -480,7 +496,7 @@ Result<void> Visit::give(int fd, RemoteFd as) {
 
   // The kernel takes the lowest free number; it is known, so that one program can receive and move.
   int lowest = 0;
-  while (state_->open.contains(lowest)) ++lowest;
+  while (state_->numbers->open.contains(lowest)) ++lowest;
   const auto from = static_cast<std::uint64_t>(lowest);
   Program receive;
   receive.syscall(
@@ -492,7 +508,7 @@ Result<void> Visit::give(int fd, RemoteFd as) {
     receive.syscall(fmt::format("close {}", lowest), SYS_close, {from});
   }
   RELIVE_TRY(run(receive));
-  state_->open.insert(as.value);
+  note_open(as);
   return {};
 }
 
@@ -640,11 +656,12 @@ Result<task::FrozenTask> Visit::fork_task(const Fork& fork) {
     const std::int64_t made = RELIVE_TRY(make_child(fork, choose, handle));
     if (made > 0) {
       auto child = RELIVE_TRY(task::FrozenTask::born(model::Pid{static_cast<pid_t>(made)}));
-      note_open(handle);
       if (made == fork.pid.value) {
         state_->handles.push_back(handle);
+        note_own(handle);
         return child;
       }
+      note_open(handle);
       child.end();  // another id: somebody was faster than ns_last_pid
       Program reap;
       reap.syscall("wait for a child that is not wanted", SYS_wait4, {static_cast<std::uint64_t>(made), 0, __WALL, 0},
@@ -675,6 +692,7 @@ Result<void> Visit::end_child(Pid pid, int child_handle, Program& program) {
   RELIVE_TRY(record_undo("close a child's handle", SYS_close, {number}));
   RELIVE_TRY(give(child_handle, handle));
   state_->handles.push_back(handle);
+  note_own(handle);
   program.syscall(fmt::format("kill task {}", pid.value), SYS_pidfd_send_signal, {number, SIGKILL, 0, 0},
                   Program::OnError::go_on);
   program.syscall(fmt::format("wait for task {}", pid.value), SYS_wait4,
@@ -690,12 +708,12 @@ Result<void> Visit::add_end(int status, Program& program) {
   const int signal = WTERMSIG(status);
   if (signal != SIGKILL) {
     constexpr std::uint64_t kDefaultAction[4] = {};
-    constexpr std::uint64_t kNothingBlocked = 0;
+    const std::uint64_t others = ~bit_of(signal);  // one of them may be pending, and end it otherwise
     program.syscall("default action", SYS_rt_sigaction,
                     {static_cast<std::uint64_t>(signal),
                      RELIVE_TRY(arena().put(std::as_bytes(std::span(kDefaultAction)))).value, 0, 8});
-    program.syscall("nothing blocked", SYS_rt_sigprocmask,
-                    {SIG_SETMASK, RELIVE_TRY(arena().put_value(kNothingBlocked)).value, 0, sizeof kNothingBlocked});
+    program.syscall("the signal is not blocked", SYS_rt_sigprocmask,
+                    {SIG_SETMASK, RELIVE_TRY(arena().put_value(others)).value, 0, sizeof others});
   }
   program.syscall(fmt::format("end by signal {}", signal), SYS_kill,
                   {static_cast<std::uint64_t>(task_->pid().value), static_cast<std::uint64_t>(signal)});

@@ -38,6 +38,7 @@ void end_task(Stay& stay, Pid pid) {
   const auto known = stay.present().find(pid);
   if (known == stay.present().end()) return;
   known->second.visit.reset();
+  known->second.at_rest = false;  // if its pid is taken again, that is another task
   known->second.task->end();
   known->second.member->forget_task();
 }
@@ -87,7 +88,7 @@ class Forking {
                                                                             .executed = program.has_value(),
                                                                             .visit = {}});
     if (program) RELIVE_TRY(execute(at->second, parent, *program));
-    return move_in(at->second, parent);
+    return move_in(at->second, parent, fork.files);
   }
   Result<void> operator()(const diff::StartSession&) { return call("setsid", SYS_setsid, {}); }
   Result<void> operator()(const diff::SetGroup& set) {
@@ -189,7 +190,7 @@ class Forking {
   }
 
   // The blank task gets the parasite, and what the member that it takes the place of has left.
-  Result<void> move_in(Stay::Blank& blank, parasite::Visit& parent) {
+  Result<void> move_in(Stay::Blank& blank, parasite::Visit& parent, bool shares_descriptors) {
     const Pid pid = blank.task.pid();
     if (!blank.executed) {
       task::FrozenThread& thread = blank.task.threads().front();
@@ -206,6 +207,7 @@ class Forking {
     auto& session = blank.member != nullptr ? blank.member->session : blank.session;
     session.emplace(RELIVE_TRY(parasite::Session::infect(blank.task, mapped_by(pid))));
     blank.visit.emplace(RELIVE_TRY(parasite::Visit::begin(blank.task, *session)));
+    if (shares_descriptors) blank.visit->share_descriptors(parent);
     RELIVE_TRY(blank.visit->begin_from_nothing(blank.left_status));
     RELIVE_TRY(blank.task.let_live());
     stay_.begun(*blank.visit);
@@ -358,6 +360,8 @@ std::vector<diff::Refusal> not_carried_out(const diff::TreePlan& plan) {
   return out;
 }
 
+namespace {
+
 bool loses_children(const diff::TreePlan& plan, Pid parent) {
   const bool adopter = adopts(plan, parent);
   const bool waits = std::ranges::any_of(plan.steps, [&](const TreeStep& step) {
@@ -370,6 +374,25 @@ bool loses_children(const diff::TreePlan& plan, Pid parent) {
     const auto goal = std::ranges::find(plan.goal.tasks, Pid{step.actor.number}, &model::TreeTask::pid);
     return goal != plan.goal.tasks.end() && goal->parent == parent;
   });
+}
+
+bool is_job_stopped(task::FrozenTask& task) {
+  return std::ranges::any_of(task.threads(), &task::FrozenThread::job_stopped);
+}
+
+// May a group be orphaned while it has a stopped member? Then all its members get SIGHUP and SIGCONT
+// (kill_orphaned_pgrp() in kernel/exit.c). Which group that is, and whether it is one at all, is not worked out.
+bool may_hang_up(Stay& stay, const diff::TreePlan& plan) {
+  const bool ends = std::ranges::any_of(plan.steps, [](const TreeStep& step) {
+    return std::holds_alternative<diff::Kill>(step.call) || std::holds_alternative<diff::ExitWith>(step.call);
+  });
+  return ends && std::ranges::any_of(stay.tree().tasks(), is_job_stopped);
+}
+
+}  // namespace
+
+bool gets_signals(Stay& stay, const diff::TreePlan& plan, Pid task) {
+  return loses_children(plan, task) || may_hang_up(stay, plan);
 }
 
 Result<void> end_children(Stay& stay, const diff::TreePlan& plan, Pid parent, parasite::Visit& visit,

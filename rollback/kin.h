@@ -28,8 +28,9 @@ Result<void> fork_tasks(Stay& stay, const Snapshot& wanted, const diff::TreePlan
 // that it can do so alone.
 Result<void> end_children(Stay& stay, const diff::TreePlan& plan, model::Pid parent, parasite::Visit& visit,
                           parasite::Program& commit);
-// Will children of the task, or tasks that it is to inherit, end in this plan? Then signals of their end come to it.
-[[nodiscard]] bool loses_children(const diff::TreePlan& plan, model::Pid parent);
+// May signals come to the task from what this plan does? Those of its children's ends, or of tasks that it is to
+// inherit; and SIGHUP, where a group with a stopped member may be orphaned.
+[[nodiscard]] bool gets_signals(Stay& stay, const diff::TreePlan& plan, model::Pid task);
 
 // Commit: blank tasks that are to be zombies end. As Visit::stage(), unstage(), carry_out(), for all of them.
 class Endings {

@@ -11,6 +11,7 @@
 
 #include "base/result.h"
 #include "diff/tree_step.h"
+#include "model/forest.h"
 #include "parasite/agreement.h"
 #include "parasite/session.h"
 #include "rollback/member.h"
@@ -63,6 +64,8 @@ class Stay {
   }
 
   [[nodiscard]] task::FrozenTree& tree() { return tree_; }
+  // How the tasks that were found hang together (capture/forest.h); known from visit_all() on.
+  [[nodiscard]] const model::Forest& forest() const { return forest_; }
   [[nodiscard]] std::map<model::Pid, Present>& present() { return present_; }
   // Of a living task or of a blank one; null if there is none, or it is at rest.
   [[nodiscard]] parasite::Visit* visit(model::Pid pid);
@@ -89,9 +92,12 @@ class Stay {
   explicit Stay(task::FrozenTree tree) : tree_(std::move(tree)) {}
   static Result<void> look_at(Present& present, bool is_root);
   Result<void> enter(Present& present);
+  // Another task with the same descriptor table, that is being visited; null: there is none.
+  [[nodiscard]] parasite::Visit* visit_of_same_table(model::Pid pid);
   // In this order: blanks end before those who forked them wait for them, visits before their tasks run.
   Begun begun_;
   task::FrozenTree tree_;
+  model::Forest forest_;
   std::map<model::Pid, Present> present_;
   std::map<diff::Actor, Blank> blanks_;
 };
