@@ -3,9 +3,7 @@
 // does not tell. What is refused by name must have changed nothing.
 //
 // RELIVE_TREE_SEED, RELIVE_TREE_CASES: where to begin, and how many. RELIVE_TREE_SHOW: each seed is named as it
-// begins; where it is "plan", what each rollback is going to do is, too. RELIVE_TREE_SHARES: tasks share their
-// descriptor tables and directories in some trees; left out by default, because what is known to be wrong there
-// (docs/tree.md) fails.
+// begins; where it is "plan", what each rollback is going to do is, too.
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 #include <linux/memfd.h>
@@ -194,7 +192,7 @@ class Case {
   Case(std::uint64_t seed, Statistics& statistics)
       : random_(seed), statistics_(statistics), deeds_(random_, tree_.order()) {
     taste_.most = 2 + static_cast<std::size_t>(below(kMostTasks - 1));
-    taste_.shares = below(4) == 0 && std::getenv("RELIVE_TREE_SHARES") != nullptr;
+    taste_.shares = below(4) == 0;
     taste_.shares_memory = taste_.execs = false;
     taste_.root_is_calm = below(10) != 0;
     if (below(2) == 0) first_.push_back({.kind = ProgramCall::Kind::setsid, .caller = PuppetTree::kRoot});
