@@ -300,6 +300,53 @@ std::set<Pid> to_wait_for(const diff::TreePlan& plan, Pid parent) {
 
 }  // namespace
 
+model::DescriptorTable foresee_descriptors(Stay& stay, const Snapshot& wanted, const diff::TreePlan& plan,
+                                           const std::set<model::Pid>& executing,
+                                           const model::DescriptorTable& living) {
+  using Numbers = std::vector<model::Descriptor>;
+  std::map<int, Numbers> tables;
+  for (const model::Descriptor& descriptor : living.descriptors) tables[descriptor.fd.table].push_back(descriptor);
+  std::map<Pid, Numbers> now;
+  for (const model::Task& task : wanted.tree.tasks)
+    if (stay.task(task.pid) != nullptr) now[task.pid] = tables[static_cast<int>(task.table)];
+  int surplus = static_cast<int>(wanted.tables());
+  std::map<Pid, int> table_of_surplus;
+  for (const Pid pid : stay.surplus(wanted.tree)) {
+    now[pid] = tables[surplus];
+    table_of_surplus[pid] = surplus++;
+  }
+  for (const TreeStep& step : std::span(plan.steps).first(early(plan))) {
+    if (const auto* const kill = std::get_if<diff::Kill>(&step.call)) now.erase(Pid{kill->target.number});
+    const auto* const fork = std::get_if<ForkBlank>(&step.call);
+    if (fork == nullptr) continue;
+    const Pid child{fork->child.number};
+    now[child] = now[Pid{step.actor.number}];
+    if (executing.contains(child)) std::erase_if(now[child], &model::Descriptor::close_on_exec);
+  }
+  model::DescriptorTable out = living;
+  out.descriptors.clear();
+  std::set<int> done;
+  const auto add = [&](int table, Numbers numbers) {
+    if (!done.insert(table).second) return;
+    for (model::Descriptor& descriptor : numbers) {
+      descriptor.fd.table = table;
+      out.descriptors.push_back(descriptor);
+    }
+  };
+  for (const model::Task& task : wanted.tree.tasks)
+    if (now.contains(task.pid)) add(static_cast<int>(task.table), now[task.pid]);
+  for (const auto& [pid, table] : table_of_surplus)
+    if (now.contains(pid)) add(table, now[pid]);
+  std::ranges::sort(out.descriptors, {}, &model::Descriptor::fd);
+  // Nobody has them any more: they are none of those that were.
+  std::vector<bool> had(out.open_files.size());
+  for (const model::Descriptor& descriptor : living.descriptors) had[descriptor.open_file] = true;
+  for (const model::Descriptor& descriptor : out.descriptors) had[descriptor.open_file] = false;
+  for (std::size_t index = 0; index < had.size(); ++index)
+    if (had[index]) out.open_files[index].same_as.reset();
+  return out;
+}
+
 Result<void> fork_tasks(Stay& stay, const Snapshot& wanted, const diff::TreePlan& plan,
                         const std::set<model::Pid>& executing, Members& members,
                         std::optional<parasite::TreeAgreement>& agreement, bool& irreversible) {

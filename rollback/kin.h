@@ -16,6 +16,12 @@ namespace relive::rollback {
 // What of a plan this release has no hands for, by name.
 [[nodiscard]] std::vector<diff::Refusal> not_carried_out(const diff::TreePlan& plan);
 
+// What the tables will hold when fork_tasks() is done, as far as it can be told before: those of tasks that it kills
+// are gone, blank tasks have their parents'. `living`: as look() has read them. What cannot be had then is refused now.
+[[nodiscard]] model::DescriptorTable foresee_descriptors(Stay& stay, const Snapshot& wanted, const diff::TreePlan& plan,
+                                                         const std::set<model::Pid>& executing,
+                                                         const model::DescriptorTable& living);
+
 // Prepare. Carries out the undoable steps, and those that make numbers free for tasks that must have them again: blank
 // tasks are forked, infected, visited, and stand in Stay::blanks with the page store and a tracker of the member that
 // they are to be. Those in `executing` have executed their program (rollback/blank.h). A failure is undone when the

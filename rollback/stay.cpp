@@ -82,6 +82,14 @@ Result<void> Stay::wake(Present& present, std::optional<parasite::TreeAgreement>
   return {};
 }
 
+std::vector<model::Pid> Stay::surplus(const model::Tree& wanted) const {
+  std::vector<model::Pid> out;
+  for (const auto& [pid, present] : present_)
+    if (present.visit && std::ranges::find(wanted.tasks, pid, &model::Task::pid) == wanted.tasks.end())
+      out.push_back(pid);
+  return out;
+}
+
 parasite::Visit* Stay::visit(model::Pid pid) {
   if (const auto blank = blanks_.find(diff::task_actor(pid)); blank != blanks_.end())
     return blank->second.visit ? &*blank->second.visit : nullptr;

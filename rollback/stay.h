@@ -12,6 +12,7 @@
 #include "base/result.h"
 #include "diff/tree_step.h"
 #include "model/forest.h"
+#include "model/tree.h"
 #include "parasite/agreement.h"
 #include "parasite/session.h"
 #include "rollback/member.h"
@@ -67,6 +68,9 @@ class Stay {
   // How the tasks that were found hang together (capture/forest.h); known from visit_all() on.
   [[nodiscard]] const model::Forest& forest() const { return forest_; }
   [[nodiscard]] std::map<model::Pid, Present>& present() { return present_; }
+  // The visited tasks that a snapshot does not have, ascending: its descriptor tables come behind the wanted ones in
+  // this order.
+  [[nodiscard]] std::vector<model::Pid> surplus(const model::Tree& wanted) const;
   // Of a living task or of a blank one; null if there is none, or it is at rest.
   [[nodiscard]] parasite::Visit* visit(model::Pid pid);
   [[nodiscard]] task::FrozenTask* task(model::Pid pid);

@@ -43,10 +43,7 @@ std::vector<capture::Table> tables_of(Stay& stay, const Snapshot& wanted) {
     else if (stay.at_rest(task.pid))
       table = capture::Table(*stay.task(task.pid));
   }
-  for (auto& [pid, present] : stay.present()) {
-    const bool known = std::ranges::find(wanted.tree.tasks, pid, &model::Task::pid) != wanted.tree.tasks.end();
-    if (!known && present.visit) tables.emplace_back(&*present.visit);
-  }
+  for (const model::Pid pid : stay.surplus(wanted.tree)) tables.emplace_back(stay.visit(pid));
   return tables;
 }
 
@@ -156,6 +153,14 @@ void plan_again(Stay& stay, const Snapshot& wanted, const Living& living, Plan& 
     if (living.tasks[index] && !living.at_rest[index] && !plan.tasks[index])
       plan.tasks[index] = plan_task(stay, wanted, living, index, plan.tree);
   plan.descriptors = diff::plan_descriptors(wanted.tree.descriptors, living.descriptors, wanted.owners_of_tables());
+  if (plan.tree.created.empty() || !plan.tree.refusals.empty()) return;
+  // Some files are lost while tasks are made again: whether they can be had then has to be known now.
+  auto then = diff::plan_descriptors(
+      wanted.tree.descriptors, foresee_descriptors(stay, wanted, plan.tree, plan.blanks.executing, living.descriptors),
+      wanted.owners_of_tables());
+  for (diff::Refusal& refusal : then.refusals)
+    if (std::ranges::find(plan.descriptors.refusals, refusal) == plan.descriptors.refusals.end())
+      plan.descriptors.refusals.push_back(std::move(refusal));
 }
 
 namespace {

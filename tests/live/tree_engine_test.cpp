@@ -390,5 +390,47 @@ TEST(TreeEngineTest, RandomTreesGoBack) {
   statistics.print(seed, std::chrono::steady_clock::now() - begun);
 }
 
+// A task has begun a session: it is to be killed, and forked again by its parent, which does not have its pipe.
+TEST(TreeEngineTest, WhatATaskLosesAsItIsMadeAgainIsRefusedBeforeItIsKilled) {
+  if (::geteuid() != 0) GTEST_SKIP() << "needs root: to choose a pid (CAP_CHECKPOINT_RESTORE)";
+  PuppetTree tree;
+  RandomProgram::Random random(1);
+  RandomProgram program(tree.kernel(), random, PuppetTree::kRoot, {});
+  const auto make = [&](const ProgramCall& call) {
+    const int result = program.make(call);
+    EXPECT_EQ(tree.make(call, result), "");
+    return result;
+  };
+  const pid_t child = make({.kind = ProgramCall::Kind::clone, .caller = PuppetTree::kRoot});
+  std::array<int, 2> ends{};
+  ASSERT_EQ(::pipe2(ends.data(), O_CLOEXEC), 0);
+  const UniqueFd read_end(ends[0]);
+  const UniqueFd write_end(ends[1]);
+  PuppetOrder order{};
+  const auto path = fmt::format("/proc/{}/fd/{}", ::getpid(), write_end.get());
+  std::memcpy(order.text, path.c_str(), path.size() + 1);
+  order.number = SYS_openat;
+  order.arguments[0] = static_cast<std::uint64_t>(AT_FDCWD);
+  order.arguments[1] = tree.order() + offsetof(PuppetOrder, text);
+  order.arguments[2] = O_WRONLY;
+  const int number = tree.tell(child, order);
+  ASSERT_GE(number, 0);
+
+  auto engine = rollback::Engine::open({tree.real(PuppetTree::kRoot)});
+  ASSERT_TRUE(engine.has_value()) << engine.error().text();
+  const auto taken = (*engine)->snapshot({.name = "here", .replace = false, .tracker = {}});
+  ASSERT_TRUE(taken.has_value()) << taken.error().text();
+  make({.kind = ProgramCall::Kind::setsid, .caller = child});
+  const auto report = (*engine)->rollback({.name = "here"});
+  ASSERT_TRUE(report.has_value()) << report.error().text();
+  EXPECT_EQ(report->fate, apply::Fate::untouched) << (report->error ? report->error->text() : "");
+  ASSERT_EQ(report->refusals.size(), 1U);
+  EXPECT_NE(report->refusals[0].object.find(fmt::format("descriptor {} of task {}", number, tree.real(child))),
+            std::string::npos)
+      << report->refusals[0].object;
+  EXPECT_EQ(tree.compare(), "");
+  EXPECT_EQ(tree.tell(child, order), number + 1);  // it goes on
+}
+
 }  // namespace
 }  // namespace relive::testing
