@@ -362,17 +362,7 @@ class Case {
   std::vector<ProgramCall> first_;
 };
 
-// Does the kernel tell of an eventfd whether it is a semaphore (Linux 6.5)? The tasks have eventfds, and where it does
-// not, one that was closed is refused: also when tasks were made again for it already (docs/tree.md).
-bool semaphores_are_told() {
-  const UniqueFd counter(static_cast<int>(::syscall(SYS_eventfd2, 0, O_CLOEXEC)));
-  std::ifstream file(fmt::format("/proc/self/fdinfo/{}", counter.get()));
-  const std::string text{std::istreambuf_iterator<char>(file), {}};
-  return text.find("eventfd-semaphore") != std::string::npos;
-}
-
 TEST(TreeEngineTest, RandomTreesGoBack) {
-  if (!semaphores_are_told()) GTEST_SKIP() << "needs eventfd-semaphore: this kernel does not tell it (Linux 6.5 does)";
   if (::geteuid() != 0) GTEST_SKIP() << "needs root: to choose a pid (CAP_CHECKPOINT_RESTORE)";
   const std::uint64_t seed = number("RELIVE_TREE_SEED", 20260101);
   const std::uint64_t cases = number("RELIVE_TREE_CASES", 60);
