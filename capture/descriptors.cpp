@@ -137,10 +137,10 @@ class Reader {
     const std::unique_ptr<DIR, int (*)(DIR*)> stream(::fdopendir(listed.get()), ::closedir);
     if (stream == nullptr) return fail_errno("fdopendir", "/proc/PID/fd");
     [[maybe_unused]] const int streams = listed.release();  // it is the stream's from here on
-    const std::vector<RemoteFd> own = at(table).visit->own_descriptors();
+    const parasite::Visit& visit = *at(table).visit;
     while (const dirent* entry = ::readdir(stream.get())) {
       const auto number = parse_number<int>(entry->d_name);
-      if (!number || std::ranges::find(own, *number, &RemoteFd::value) != own.end()) continue;
+      if (!number || visit.is_own_descriptor(RemoteFd{*number})) continue;
       table_.descriptors.push_back({.fd = {.value = *number, .table = table}, .close_on_exec = false, .open_file = 0});
     }
     // The kernel lists by number, ascending.

@@ -176,8 +176,11 @@ class Visit {
   // The numbers that the kernel will give to the next `count` descriptors the task opens: the lowest free ones. So one
   // program can make something and move it to a spare number.
   Result<std::vector<model::RemoteFd>> next_descriptors(std::size_t count);
-  // Open in the task, and relive's: a commit closes them behind all else.
-  [[nodiscard]] std::vector<model::RemoteFd> own_descriptors() const;
+  // Is what the task's table has there relive's?
+  [[nodiscard]] bool is_own_descriptor(model::RemoteFd fd) const;
+  // The other task has the same table (CLONE_FILES): what one visit fills and hands out, the other knows.
+  // REQUIRES: nothing was asked of this visit before; both tasks stand.
+  void share_descriptors(const Visit& other);
   // A program has filled, or emptied, a number for longer than it ran.
   void note_open(model::RemoteFd fd);
   void note_closed(model::RemoteFd fd);
@@ -196,6 +199,9 @@ class Visit {
   Result<std::int64_t> trap_call(std::uint64_t action, std::uint64_t old_action);
   Result<void> run_at(model::Tid tid, model::TaskAddress program_address, const wire::Program& ran);
   Result<void> learn_descriptors();
+  void note_own(model::RemoteFd fd);
+  // What this visit has put there; of several with one table each closes its own.
+  [[nodiscard]] std::vector<model::RemoteFd> own_descriptors() const;
   Result<void> open_channel();
   Result<void> park(const task::FrozenThread& thread);
   Result<void> record_end_of(model::RemoteFd handle, const Fork& fork);

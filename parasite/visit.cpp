@@ -269,6 +269,10 @@ Result<void> Visit::undo() {
   RELIVE_TRY(run(backwards));
   log.count = 0;
   state_->undo_names.clear();
+  for (const RemoteFd own : own_descriptors()) {
+    state_->numbers->own.erase(own.value);
+    state_->numbers->open.erase(own.value);
+  }
   state_->channel.reset();
   state_->remote_channel = -1;
   state_->handles.clear();
@@ -277,8 +281,10 @@ Result<void> Visit::undo() {
 
 void Visit::keep_clear(std::span<const AddressRange> ranges, std::span<const RemoteFd> descriptors) {
   state_->avoid.insert(state_->avoid.end(), ranges.begin(), ranges.end());
-  for (const RemoteFd fd : descriptors) state_->taken.insert(fd.value);
+  for (const RemoteFd fd : descriptors) state_->numbers->taken.insert(fd.value);
 }
+
+void Visit::share_descriptors(const Visit& other) { state_->numbers = other.state_->numbers; }
 
 Result<TaskAddress> Visit::spare_range(std::uint64_t bytes) {
   const std::uint64_t wanted = page_ceil(bytes);

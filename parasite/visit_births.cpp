@@ -172,11 +172,12 @@ Result<task::FrozenTask> Visit::fork_task(const Fork& fork) {
     const std::int64_t made = RELIVE_TRY(make_child(fork, choose, handle));
     if (made > 0) {
       auto child = RELIVE_TRY(task::FrozenTask::born(model::Pid{static_cast<pid_t>(made)}));
-      note_open(handle);
       if (made == fork.pid.value) {
         state_->handles.push_back(handle);
+        note_own(handle);
         return child;
       }
+      note_open(handle);
       child.end();  // another id: somebody was faster than ns_last_pid
       Program reap;
       reap.syscall("wait for a child that is not wanted", SYS_wait4, {static_cast<std::uint64_t>(made), 0, __WALL, 0},
@@ -207,6 +208,7 @@ Result<void> Visit::end_child(Pid pid, int child_handle, Program& program) {
   RELIVE_TRY(record_undo("close a child's handle", SYS_close, {number}));
   RELIVE_TRY(give(child_handle, handle));
   state_->handles.push_back(handle);
+  note_own(handle);
   program.syscall(fmt::format("kill task {}", pid.value), SYS_pidfd_send_signal, {number, SIGKILL, 0, 0},
                   Program::OnError::go_on);
   program.syscall(fmt::format("wait for task {}", pid.value), SYS_wait4,
@@ -222,12 +224,12 @@ Result<void> Visit::add_end(int status, Program& program) {
   const int signal = WTERMSIG(status);
   if (signal != SIGKILL) {
     constexpr std::uint64_t kDefaultAction[4] = {};
-    constexpr std::uint64_t kNothingBlocked = 0;
+    const std::uint64_t others = ~bit_of(signal);  // one of them may be pending, and end it otherwise
     program.syscall("default action", SYS_rt_sigaction,
                     {static_cast<std::uint64_t>(signal),
                      RELIVE_TRY(arena().put(std::as_bytes(std::span(kDefaultAction)))).value, 0, 8});
-    program.syscall("nothing blocked", SYS_rt_sigprocmask,
-                    {SIG_SETMASK, RELIVE_TRY(arena().put_value(kNothingBlocked)).value, 0, sizeof kNothingBlocked});
+    program.syscall("the signal is not blocked", SYS_rt_sigprocmask,
+                    {SIG_SETMASK, RELIVE_TRY(arena().put_value(others)).value, 0, sizeof others});
   }
   program.syscall(fmt::format("end by signal {}", signal), SYS_kill,
                   {static_cast<std::uint64_t>(task_->pid().value), static_cast<std::uint64_t>(signal)});

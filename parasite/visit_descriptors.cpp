@@ -20,16 +20,19 @@ using model::RemoteFd;
 using model::TaskAddress;
 
 Result<void> Visit::learn_descriptors() {
-  if (state_->descriptors_known) return {};
-  const std::string path = fmt::format("/proc/{}/fd", task_->pid().value);
-  DIR* directory = ::opendir(path.c_str());
-  if (directory == nullptr) return fail_errno("opendir", path);
-  while (const dirent* entry = ::readdir(directory)) {
-    const int number = parse_number<int>(entry->d_name).value_or(-1);
-    if (number >= 0) state_->open.insert(number);
+  DescriptorNumbers& numbers = *state_->numbers;
+  if (!numbers.known) {
+    const std::string path = fmt::format("/proc/{}/fd", task_->pid().value);
+    DIR* directory = ::opendir(path.c_str());
+    if (directory == nullptr) return fail_errno("opendir", path);
+    while (const dirent* entry = ::readdir(directory)) {
+      if (const auto number = parse_number<int>(entry->d_name)) numbers.open.insert(*number);
+    }
+    ::closedir(directory);
+    numbers.taken.insert(numbers.open.begin(), numbers.open.end());
+    numbers.known = true;
   }
-  ::closedir(directory);
-  state_->taken.insert(state_->open.begin(), state_->open.end());
+  if (state_->descriptor_limit != 0) return {};
   const std::string limits = RELIVE_TRY(task::read_proc(task_->pid(), "limits"));
   const std::string_view name = "Max open files";
   const auto line = limits.find(name);
@@ -37,26 +40,26 @@ Result<void> Visit::learn_descriptors() {
       line == std::string::npos ? std::string_view{} : std::string_view(limits).substr(line + name.size());
   rest.remove_prefix(std::min(rest.find_first_not_of(' '), rest.size()));
   state_->descriptor_limit = parse_number<int>(rest.substr(0, rest.find(' '))).value_or(1024);
-  state_->descriptors_known = true;
   return {};
 }
 
 Result<RemoteFd> Visit::spare_descriptor() {
   RELIVE_TRY(learn_descriptors());
+  std::set<int>& taken = state_->numbers->taken;
   // Behind the highest number in use, if the limit allows it; else the lowest that is free.
-  int number = state_->taken.empty() ? 0 : *state_->taken.rbegin() + 1;
+  int number = taken.empty() ? 0 : *taken.rbegin() + 1;
   // Two free numbers stay for what the kernel hands out by itself (give(), pipe2, ...).
   if (number >= state_->descriptor_limit) {
     number = 0;
-    for (int left = 2; left > 0 || state_->taken.contains(number); ++number)
-      if (!state_->taken.contains(number)) --left;
+    for (int left = 2; left > 0 || taken.contains(number); ++number)
+      if (!taken.contains(number)) --left;
   }
   if (number >= state_->descriptor_limit)
     return fail(
         ErrorKind::refused,
         fmt::format("task {} has no descriptor number left (limit {})", task_->pid().value, state_->descriptor_limit),
         "raise RLIMIT_NOFILE of the task");
-  state_->taken.insert(number);
+  taken.insert(number);
   return RemoteFd{number};
 }
 
@@ -64,14 +67,21 @@ Result<std::vector<RemoteFd>> Visit::next_descriptors(std::size_t count) {
   RELIVE_TRY(learn_descriptors());
   std::vector<RemoteFd> next;
   for (int number = 0; next.size() < count; ++number) {
-    if (!state_->open.contains(number)) next.push_back(RemoteFd{number});
+    if (!state_->numbers->open.contains(number)) next.push_back(RemoteFd{number});
   }
   return next;
 }
 
-void Visit::note_open(RemoteFd fd) { state_->open.insert(fd.value); }
+void Visit::note_open(RemoteFd fd) { state_->numbers->open.insert(fd.value); }
 
-void Visit::note_closed(RemoteFd fd) { state_->open.erase(fd.value); }
+void Visit::note_closed(RemoteFd fd) { state_->numbers->open.erase(fd.value); }
+
+void Visit::note_own(RemoteFd fd) {
+  note_open(fd);
+  state_->numbers->own.insert(fd.value);
+}
+
+bool Visit::is_own_descriptor(RemoteFd fd) const { return state_->numbers->own.contains(fd.value); }
 
 std::vector<RemoteFd> Visit::own_descriptors() const {
   std::vector<RemoteFd> own = state_->handles;
@@ -103,7 +113,7 @@ Result<void> Visit::open_channel() {
   RELIVE_TRY(run(settle));
   state_->channel = RELIVE_TRY(std::move(borrowed));
   state_->remote_channel = spare.value;
-  state_->open.insert(spare.value);
+  note_own(spare);
   return {};
 }
 
@@ -139,7 +149,7 @@ Result<void> Visit::give(int fd, RemoteFd as) {
 
   // The kernel takes the lowest free number; it is known, so that one program can receive and move.
   int lowest = 0;
-  while (state_->open.contains(lowest)) ++lowest;
+  while (state_->numbers->open.contains(lowest)) ++lowest;
   const auto from = static_cast<std::uint64_t>(lowest);
   Program receive;
   receive.syscall(
@@ -151,7 +161,7 @@ Result<void> Visit::give(int fd, RemoteFd as) {
     receive.syscall(fmt::format("close {}", lowest), SYS_close, {from});
   }
   RELIVE_TRY(run(receive));
-  state_->open.insert(as.value);
+  note_open(as);
   return {};
 }
 

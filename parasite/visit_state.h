@@ -5,12 +5,12 @@
 #include <csignal>
 #include <map>
 #include <memory>
-#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "base/unique_fd.h"
+#include "parasite/descriptor_numbers.h"
 #include "parasite/session.h"
 
 namespace relive::parasite {
@@ -52,10 +52,8 @@ struct Visit::State {
   std::vector<AddressRange> avoid;
   std::uint64_t spare_next = 0, spare_end = 0;
 
-  bool descriptors_known = false;
-  std::set<int> taken;  // numbers in use, handed out, or kept clear
-  std::set<int> open;   // numbers in use by the task now
-  int descriptor_limit = 0;
+  std::shared_ptr<DescriptorNumbers> numbers = std::make_shared<DescriptorNumbers>();
+  int descriptor_limit = 0;  // 0: not read yet
 
   UniqueFd channel;                      // our end of the socket pair
   int remote_channel = -1;               // the task's end

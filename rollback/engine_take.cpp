@@ -11,7 +11,6 @@
 #include "base/clock.h"
 #include "base/fault.h"
 #include "capture/descriptors.h"
-#include "capture/forest.h"
 #include "capture/memory.h"
 #include "capture/process.h"
 #include "diff/memory.h"
@@ -80,7 +79,7 @@ Result<void> Engine::State::take(Stay& stay, Snapshot& snapshot, const SnapshotO
   if (!tracker) tracker = options.tracker.value_or(tracking::best_tracker());
   RELIVE_TRY(stay.visit_all(agreement, {}, !options.files.directories.empty()));
   snapshot.tree.root = pid;
-  snapshot.forest = RELIVE_TRY(capture::read_forest(stay.tree()));
+  snapshot.forest = stay.forest();
   std::vector<parasite::Visit*> tables;
   std::map<pid_t, std::size_t> shared_tables;
   for (const model::TreeTask& one : snapshot.forest.tasks) {

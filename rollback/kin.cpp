@@ -33,6 +33,7 @@ void end_task(Stay& stay, Pid pid) {
   const auto known = stay.present().find(pid);
   if (known == stay.present().end()) return;
   known->second.visit.reset();
+  known->second.at_rest = false;  // if its pid is taken again, that is another task
   known->second.task->end();
   known->second.member->forget_task();
 }
@@ -93,7 +94,7 @@ class Forking {
       thread.registers = parent.task().find(parent.driver())->registers;
       RELIVE_TRY(at->second.task.set_registers(thread.tid, thread.registers));
     }
-    return move_in(at->second);
+    return move_in(at->second, fork.files ? &parent : nullptr);
   }
   Result<void> operator()(const diff::StartSession&) { return call("setsid", SYS_setsid, {}); }
   Result<void> operator()(const diff::SetGroup& set) {
@@ -187,7 +188,7 @@ class Forking {
                                                   .visit = {}});
     RELIVE_TRY(fault_point("execute a program"));
     RELIVE_TRY(parasite::execute(at->second.task, {.value = part_of(pid)->holds.executable.get()}));
-    return move_in(at->second);
+    return move_in(at->second, nullptr);
   }
 
   // Null: it was a zombie.
@@ -197,7 +198,8 @@ class Forking {
   }
 
   // The blank task gets the parasite, and what the member that it takes the place of has left.
-  Result<void> move_in(Stay::Blank& blank) {
+  // `same_table`: a visit of a task with the same descriptor table; null: it has one of its own.
+  Result<void> move_in(Stay::Blank& blank, const parasite::Visit* same_table) {
     const Pid pid = blank.task.pid();
     if (!ends_as_zombie(plan_, pid)) {
       blank.member = &members_[pid];
@@ -208,6 +210,7 @@ class Forking {
     auto& session = blank.member != nullptr ? blank.member->session : blank.session;
     session.emplace(RELIVE_TRY(parasite::Session::infect(blank.task, wanted_.mapped_by(pid))));
     blank.visit.emplace(RELIVE_TRY(parasite::Visit::begin(blank.task, *session)));
+    if (same_table != nullptr) blank.visit->share_descriptors(*same_table);
     RELIVE_TRY(blank.visit->begin_from_nothing(blank.left_status));
     RELIVE_TRY(blank.task.let_live());
     stay_.begun(*blank.visit);
@@ -305,6 +308,53 @@ std::set<Pid> to_wait_for(const diff::TreePlan& plan, Pid parent) {
 
 }  // namespace
 
+model::DescriptorTable foresee_descriptors(Stay& stay, const Snapshot& wanted, const diff::TreePlan& plan,
+                                           const std::set<model::Pid>& executing,
+                                           const model::DescriptorTable& living) {
+  using Numbers = std::vector<model::Descriptor>;
+  std::map<int, Numbers> tables;
+  for (const model::Descriptor& descriptor : living.descriptors) tables[descriptor.fd.table].push_back(descriptor);
+  std::map<Pid, Numbers> now;
+  for (const model::Task& task : wanted.tree.tasks)
+    if (stay.task(task.pid) != nullptr) now[task.pid] = tables[static_cast<int>(task.table)];
+  int surplus = static_cast<int>(wanted.tables());
+  std::map<Pid, int> table_of_surplus;
+  for (const Pid pid : stay.surplus(wanted.tree)) {
+    now[pid] = tables[surplus];
+    table_of_surplus[pid] = surplus++;
+  }
+  for (const TreeStep& step : std::span(plan.steps).first(early(plan))) {
+    if (const auto* const kill = std::get_if<diff::Kill>(&step.call)) now.erase(Pid{kill->target.number});
+    const auto* const fork = std::get_if<ForkBlank>(&step.call);
+    if (fork == nullptr) continue;
+    const Pid child{fork->child.number};
+    now[child] = now[Pid{step.actor.number}];
+    if (executing.contains(child)) std::erase_if(now[child], &model::Descriptor::close_on_exec);
+  }
+  model::DescriptorTable out = living;
+  out.descriptors.clear();
+  std::set<int> done;
+  const auto add = [&](int table, Numbers numbers) {
+    if (!done.insert(table).second) return;
+    for (model::Descriptor& descriptor : numbers) {
+      descriptor.fd.table = table;
+      out.descriptors.push_back(descriptor);
+    }
+  };
+  for (const model::Task& task : wanted.tree.tasks)
+    if (now.contains(task.pid)) add(static_cast<int>(task.table), now[task.pid]);
+  for (const auto& [pid, table] : table_of_surplus)
+    if (now.contains(pid)) add(table, now[pid]);
+  std::ranges::sort(out.descriptors, {}, &model::Descriptor::fd);
+  // Nobody has them any more: they are none of those that were.
+  std::vector<bool> had(out.open_files.size());
+  for (const model::Descriptor& descriptor : living.descriptors) had[descriptor.open_file] = true;
+  for (const model::Descriptor& descriptor : out.descriptors) had[descriptor.open_file] = false;
+  for (std::size_t index = 0; index < had.size(); ++index)
+    if (had[index]) out.open_files[index].same_as.reset();
+  return out;
+}
+
 Result<void> fork_tasks(Stay& stay, const Snapshot& wanted, const diff::TreePlan& plan,
                         const std::set<model::Pid>& executing, Members& members,
                         std::optional<parasite::TreeAgreement>& agreement, bool& irreversible) {
@@ -365,6 +415,8 @@ std::vector<diff::Refusal> not_carried_out(const diff::TreePlan& plan) {
   return out;
 }
 
+namespace {
+
 bool loses_children(const diff::TreePlan& plan, Pid parent) {
   const bool adopter = adopts(plan, parent);
   const bool waits = std::ranges::any_of(plan.steps, [&](const TreeStep& step) {
@@ -377,6 +429,25 @@ bool loses_children(const diff::TreePlan& plan, Pid parent) {
     const auto goal = std::ranges::find(plan.goal.tasks, Pid{step.actor.number}, &model::TreeTask::pid);
     return goal != plan.goal.tasks.end() && goal->parent == parent;
   });
+}
+
+bool is_job_stopped(task::FrozenTask& task) {
+  return std::ranges::any_of(task.threads(), &task::FrozenThread::job_stopped);
+}
+
+// May a group be orphaned while it has a stopped member? Then all its members get SIGHUP and SIGCONT
+// (kill_orphaned_pgrp() in kernel/exit.c). Which group that is, and whether it is one at all, is not worked out.
+bool may_hang_up(Stay& stay, const diff::TreePlan& plan) {
+  const bool ends = std::ranges::any_of(plan.steps, [](const TreeStep& step) {
+    return std::holds_alternative<diff::Kill>(step.call) || std::holds_alternative<diff::ExitWith>(step.call);
+  });
+  return ends && std::ranges::any_of(stay.tree().tasks(), is_job_stopped);
+}
+
+}  // namespace
+
+bool gets_signals(Stay& stay, const diff::TreePlan& plan, Pid task) {
+  return loses_children(plan, task) || may_hang_up(stay, plan);
 }
 
 Result<void> end_children(Stay& stay, const diff::TreePlan& plan, Pid parent, parasite::Visit& visit,

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "base/fault.h"
+#include "capture/forest.h"
 #include "task/procfs.h"
 
 namespace relive::rollback {
@@ -43,13 +44,27 @@ Result<void> Stay::enter(Present& present) {
   RELIVE_TRY(fault_point("infect"));
   member.rest.reset();
   if (!member.session) member.session.emplace(RELIVE_TRY(parasite::Session::infect(*present.task)));
+  parasite::Visit* const kin = visit_of_same_table(present.task->pid());
   present.visit.emplace(RELIVE_TRY(parasite::Visit::begin(*present.task, *member.session)));
+  if (kin != nullptr) present.visit->share_descriptors(*kin);
   begun(*present.visit);
   return {};
 }
 
+parasite::Visit* Stay::visit_of_same_table(model::Pid pid) {
+  const auto own = std::ranges::lower_bound(forest_.tasks, pid, {}, &model::TreeTask::pid);
+  if (own == forest_.tasks.end() || own->pid != pid || own->sharing.files == 0) return nullptr;
+  for (const model::TreeTask& task : forest_.tasks) {
+    if (task.sharing.files != own->sharing.files) continue;
+    const auto there = present_.find(task.pid);
+    if (there != present_.end() && there->second.visit) return &*there->second.visit;
+  }
+  return nullptr;
+}
+
 Result<void> Stay::visit_all(std::optional<parasite::TreeAgreement>& agreement, Begun begun, bool agree) {
   begun_ = std::move(begun);
+  forest_ = RELIVE_TRY(capture::read_forest(tree_));
   for (auto& [pid, present] : present_)
     if (!present.at_rest) RELIVE_TRY(enter(present));
   if ((agree || present_.size() > 1) && !agreement) agreement.emplace(RELIVE_TRY(parasite::TreeAgreement::create()));
@@ -65,6 +80,14 @@ Result<void> Stay::wake(Present& present, std::optional<parasite::TreeAgreement>
   RELIVE_TRY(enter(present));
   if (agreement) RELIVE_TRY(agreement->join(*present.visit));
   return {};
+}
+
+std::vector<model::Pid> Stay::surplus(const model::Tree& wanted) const {
+  std::vector<model::Pid> out;
+  for (const auto& [pid, present] : present_)
+    if (present.visit && std::ranges::find(wanted.tasks, pid, &model::Task::pid) == wanted.tasks.end())
+      out.push_back(pid);
+  return out;
 }
 
 parasite::Visit* Stay::visit(model::Pid pid) {

@@ -11,6 +11,8 @@
 
 #include "base/result.h"
 #include "diff/tree_step.h"
+#include "model/forest.h"
+#include "model/tree.h"
 #include "parasite/agreement.h"
 #include "parasite/session.h"
 #include "rollback/member.h"
@@ -66,7 +68,12 @@ class Stay {
   }
 
   [[nodiscard]] task::FrozenTree& tree() { return tree_; }
+  // How the tasks that were found hang together (capture/forest.h); known from visit_all() on.
+  [[nodiscard]] const model::Forest& forest() const { return forest_; }
   [[nodiscard]] std::map<model::Pid, Present>& present() { return present_; }
+  // The visited tasks that a snapshot does not have, ascending: its descriptor tables come behind the wanted ones in
+  // this order.
+  [[nodiscard]] std::vector<model::Pid> surplus(const model::Tree& wanted) const;
   // Of a living task or of a blank one; null if there is none, or it is at rest.
   [[nodiscard]] parasite::Visit* visit(model::Pid pid);
   [[nodiscard]] task::FrozenTask* task(model::Pid pid);
@@ -100,9 +107,12 @@ class Stay {
   static Result<void> look_at(Present& present, bool is_root);
   Result<void> enter(Present& present);
   static Result<void> leave(Present& present);
+  // Another task with the same descriptor table, that is being visited; null: there is none.
+  [[nodiscard]] parasite::Visit* visit_of_same_table(model::Pid pid);
   // In this order: blanks end before those who forked them wait for them, visits before their tasks run.
   Begun begun_;
   task::FrozenTree tree_;
+  model::Forest forest_;
   std::map<model::Pid, Present> present_;
   std::map<diff::Actor, Blank> blanks_;
 };

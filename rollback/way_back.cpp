@@ -12,7 +12,6 @@
 #include "apply/threads.h"
 #include "base/fault.h"
 #include "capture/descriptors.h"
-#include "capture/forest.h"
 #include "rollback/kin.h"
 #include "rollback/living.h"
 #include "rollback/shared_memory.h"
@@ -44,9 +43,7 @@ std::vector<capture::Table> tables_of(Stay& stay, const Snapshot& wanted) {
     else if (stay.at_rest(task.pid))
       table = capture::Table(*stay.task(task.pid));
   }
-  for (auto& [pid, present] : stay.present()) {
-    if (!wanted.index_of(pid) && present.visit) tables.emplace_back(&*present.visit);
-  }
+  for (const model::Pid pid : stay.surplus(wanted.tree)) tables.emplace_back(stay.visit(pid));
   return tables;
 }
 
@@ -108,7 +105,7 @@ TaskPlan plan_task(Stay& stay, const Snapshot& wanted, const Living& living, std
   // With the layout it gets the auxiliary vector that the program was started with.
   if (blank != stay.blanks().end() && blank->second.executed && task.memory.layout == now.memory.layout)
     plan.memory.operations.emplace_back(diff::SetLayout{now.memory.layout, task.memory.layout});
-  plan.process = diff::plan_process(task.process, now.process, ids_of(now.threads), loses_children(tree, task.pid));
+  plan.process = diff::plan_process(task.process, now.process, ids_of(now.threads), gets_signals(stay, tree, task.pid));
   plan.pages = pages_of(stay, wanted, living, index, plan.memory);
   return plan;
 }
@@ -131,7 +128,7 @@ Result<Living> look(Stay& stay, const Snapshot& wanted, capture::Depth depth, St
   for (std::size_t index = 0; index < living.tasks.size(); ++index)
     RELIVE_TRY(look_at(stay, wanted, index, depth, living, stopwatch));
   RELIVE_TRY(look_at_descriptors(stay, wanted, living, stopwatch));
-  living.forest = RELIVE_TRY(capture::read_forest(stay.tree()));
+  living.forest = stay.forest();
   for (model::TreeTask& task : living.forest.tasks) {
     const auto known = std::ranges::find_if(
         living.tasks, [&](const std::optional<model::Task>& one) { return one && one->pid == task.pid; });
@@ -156,17 +153,25 @@ void plan_again(Stay& stay, const Snapshot& wanted, const Living& living, Plan& 
     if (living.tasks[index] && !living.at_rest[index] && !plan.tasks[index])
       plan.tasks[index] = plan_task(stay, wanted, living, index, plan.tree);
   plan.descriptors = diff::plan_descriptors(wanted.tree.descriptors, living.descriptors, wanted.owners_of_tables());
+  if (plan.tree.created.empty() || !plan.tree.refusals.empty()) return;
+  // Some files are lost while tasks are made again: whether they can be had then has to be known now.
+  auto then = diff::plan_descriptors(
+      wanted.tree.descriptors, foresee_descriptors(stay, wanted, plan.tree, plan.blanks.executing, living.descriptors),
+      wanted.owners_of_tables());
+  for (diff::Refusal& refusal : then.refusals)
+    if (std::ranges::find(plan.descriptors.refusals, refusal) == plan.descriptors.refusals.end())
+      plan.descriptors.refusals.push_back(std::move(refusal));
 }
 
 namespace {
 
 // The tasks that a plan needs: to make and end others, and to put open files right.
-std::set<model::Pid> needed(const Plan& plan, const Snapshot& wanted) {
+std::set<model::Pid> needed(Stay& stay, const Plan& plan, const Snapshot& wanted) {
   std::set<model::Pid> out;
   for (const diff::TreeStep& step : plan.tree.steps)
     if (step.actor.kind == diff::Actor::Kind::task) out.insert(model::Pid{step.actor.number});
   for (const model::Task& task : wanted.tree.tasks)
-    if (!plan.tree.steps.empty() && (task.process.child_subreaper || loses_children(plan.tree, task.pid)))
+    if (!plan.tree.steps.empty() && (task.process.child_subreaper || gets_signals(stay, plan.tree, task.pid)))
       out.insert(task.pid);
   std::set<int> tables;
   for (const diff::DescriptorOperation& operation : plan.descriptors.operations) {
@@ -185,7 +190,7 @@ std::set<model::Pid> needed(const Plan& plan, const Snapshot& wanted) {
 Result<bool> wake(Stay& stay, const Snapshot& wanted, Living& living, const Plan& plan,
                   std::optional<parasite::TreeAgreement>& agreement, capture::Depth depth, Stopwatch& stopwatch) {
   bool any = false;
-  for (const model::Pid pid : needed(plan, wanted)) {
+  for (const model::Pid pid : needed(stay, plan, wanted)) {
     if (!stay.at_rest(pid)) continue;
     any = true;
     RELIVE_TRY(stay.wake(stay.present().at(pid), agreement));

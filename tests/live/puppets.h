@@ -139,6 +139,7 @@ class Stage {
     ::setsid();
     ::prctl(PR_SET_CHILD_SUBREAPER, 1);
     ::signal(SIGUSR1, SIG_IGN);  // an exit signal of some; it would end a parent
+    ::signal(SIGHUP, SIG_IGN);   // comes to our group, which puppets are in, when it is orphaned with a stopped member
     sigset_t ends;
     sigemptyset(&ends);
     sigaddset(&ends, SIGCHLD);
@@ -171,6 +172,7 @@ class Stage {
       sigset_t none;
       sigemptyset(&none);
       ::sigprocmask(SIG_SETMASK, &none, nullptr);
+      ::signal(SIGHUP, SIG_DFL);
       ::execl(RELIVE_PUPPET, "puppet", nullptr);
       ::_exit(97);
     }

@@ -3,9 +3,7 @@
 // does not tell. What is refused by name must have changed nothing.
 //
 // RELIVE_TREE_SEED, RELIVE_TREE_CASES: where to begin, and how many. RELIVE_TREE_SHOW: each seed is named as it
-// begins; where it is "plan", what each rollback is going to do is, too. RELIVE_TREE_SHARES: tasks share their
-// descriptor tables and directories in some trees; left out by default, because what is known to be wrong there
-// (docs/tree.md) fails.
+// begins; where it is "plan", what each rollback is going to do is, too.
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 #include <linux/memfd.h>
@@ -18,7 +16,6 @@
 #include <memory>
 #include <optional>
 
-#include "live/descriptor_tools.h"
 #include "live/puppets.h"
 #include "live/tree_look.h"
 #include "rollback/engine.h"
@@ -195,7 +192,7 @@ class Case {
   Case(std::uint64_t seed, Statistics& statistics)
       : random_(seed), statistics_(statistics), deeds_(random_, tree_.order()) {
     taste_.most = 2 + static_cast<std::size_t>(below(kMostTasks - 1));
-    taste_.shares = below(4) == 0 && std::getenv("RELIVE_TREE_SHARES") != nullptr;
+    taste_.shares = below(4) == 0;
     taste_.shares_memory = taste_.execs = false;
     taste_.root_is_calm = below(10) != 0;
     if (below(2) == 0) first_.push_back({.kind = ProgramCall::Kind::setsid, .caller = PuppetTree::kRoot});
@@ -366,8 +363,6 @@ class Case {
 };
 
 TEST(TreeEngineTest, RandomTreesGoBack) {
-  // The tasks have eventfds. Of one that was closed it is found too late where this is not told (docs/tree.md).
-  if (!semaphores_are_told()) GTEST_SKIP() << "needs eventfd-semaphore: this kernel does not tell it (Linux 6.5 does)";
   if (::geteuid() != 0) GTEST_SKIP() << "needs root: to choose a pid (CAP_CHECKPOINT_RESTORE)";
   const std::uint64_t seed = number("RELIVE_TREE_SEED", 20260101);
   const std::uint64_t cases = number("RELIVE_TREE_CASES", 60);
@@ -383,6 +378,48 @@ TEST(TreeEngineTest, RandomTreesGoBack) {
     ADD_FAILURE() << "seed " << seed + statistics.cases << ": " << failed;
   }
   statistics.print(seed, std::chrono::steady_clock::now() - begun);
+}
+
+// A task has begun a session: it is to be killed, and forked again by its parent, which does not have its pipe.
+TEST(TreeEngineTest, WhatATaskLosesAsItIsMadeAgainIsRefusedBeforeItIsKilled) {
+  if (::geteuid() != 0) GTEST_SKIP() << "needs root: to choose a pid (CAP_CHECKPOINT_RESTORE)";
+  PuppetTree tree;
+  RandomProgram::Random random(1);
+  RandomProgram program(tree.kernel(), random, PuppetTree::kRoot, {});
+  const auto make = [&](const ProgramCall& call) {
+    const int result = program.make(call);
+    EXPECT_EQ(tree.make(call, result), "");
+    return result;
+  };
+  const pid_t child = make({.kind = ProgramCall::Kind::clone, .caller = PuppetTree::kRoot});
+  std::array<int, 2> ends{};
+  ASSERT_EQ(::pipe2(ends.data(), O_CLOEXEC), 0);
+  const UniqueFd read_end(ends[0]);
+  const UniqueFd write_end(ends[1]);
+  PuppetOrder order{};
+  const auto path = fmt::format("/proc/{}/fd/{}", ::getpid(), write_end.get());
+  std::memcpy(order.text, path.c_str(), path.size() + 1);
+  order.number = SYS_openat;
+  order.arguments[0] = static_cast<std::uint64_t>(AT_FDCWD);
+  order.arguments[1] = tree.order() + offsetof(PuppetOrder, text);
+  order.arguments[2] = O_WRONLY;
+  const int number = tree.tell(child, order);
+  ASSERT_GE(number, 0);
+
+  auto engine = rollback::Engine::open({tree.real(PuppetTree::kRoot)});
+  ASSERT_TRUE(engine.has_value()) << engine.error().text();
+  const auto taken = (*engine)->snapshot({.name = "here", .replace = false, .tracker = {}});
+  ASSERT_TRUE(taken.has_value()) << taken.error().text();
+  make({.kind = ProgramCall::Kind::setsid, .caller = child});
+  const auto report = (*engine)->rollback({.name = "here"});
+  ASSERT_TRUE(report.has_value()) << report.error().text();
+  EXPECT_EQ(report->fate, apply::Fate::untouched) << (report->error ? report->error->text() : "");
+  ASSERT_EQ(report->refusals.size(), 1U);
+  EXPECT_NE(report->refusals[0].object.find(fmt::format("descriptor {} of task {}", number, tree.real(child))),
+            std::string::npos)
+      << report->refusals[0].object;
+  EXPECT_EQ(tree.compare(), "");
+  EXPECT_EQ(tree.tell(child, order), number + 1);  // it goes on
 }
 
 }  // namespace
