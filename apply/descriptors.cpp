@@ -17,6 +17,7 @@
 #include <utility>
 
 #include "apply/addressed_sockets.h"
+#include "apply/epoll.h"
 #include "apply/file_maker.h"
 #include "apply/locks.h"
 #include "apply/memory_file.h"
@@ -27,6 +28,7 @@
 #include "apply/socket_options.h"
 #include "apply/sockets.h"
 #include "apply/terminals.h"
+#include "base/fault.h"
 #include "diff/numbers.h"
 
 namespace relive::apply {
@@ -156,6 +158,15 @@ class Executor {
     return maker().make_one(op.file, "epoll set", SYS_epoll_create1, {EPOLL_CLOEXEC, 0, 0});
   }
 
+  Result<void> operator()(const diff::WatchByOldNumber& op) {
+    RELIVE_TRY(fault_point("epoll entry by an old number"));
+    const UniqueFd set = RELIVE_TRY(borrow(op.file, std::nullopt));
+    const UniqueFd target = RELIVE_TRY(borrow(op.target, op.from));
+    epoll_event event{};
+    event.events = op.events;
+    event.data.u64 = op.data;
+    return watch_by_number(set.get(), target.get(), op.number, event);
+  }
   Result<void> operator()(const diff::MakeSocket& op) { return carry_out(maker(), wanted_, op); }
   Result<void> operator()(const diff::MakeSocketPair& op) { return carry_out(maker(), wanted_, op); }
   Result<void> operator()(const diff::MakeConnection& op) { return carry_out(maker(), wanted_, op); }

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <linux/prctl.h>
 #include <sys/mman.h>
+#include <sys/shm.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 
@@ -15,6 +16,7 @@
 #include <optional>
 #include <utility>
 
+#include "apply/segment.h"
 #include "base/fault.h"
 #include "capture/memory.h"
 
@@ -418,7 +420,7 @@ class MemoryWork {
       if (fd >= 0) {
         const Ranges data = data_of(fd, make->mapping);
         stale.insert(stale.end(), data.begin(), data.end());
-      } else if (make->twin != 0 || lives_on(make->mapping)) {
+      } else if (make->twin != 0 || lives_on(make->mapping) || make->mapping.source == MappingSource::sysv) {
         stale.push_back(make->mapping.range);
       }
     }
@@ -440,7 +442,9 @@ class MemoryWork {
       }
       if (make.twin == 0) return std::unexpected(std::move(opened).error());
     }
-    if (make.twin != 0 || make.mapping.source == MappingSource::shared_anonymous) return -1;
+    if (make.twin != 0 || make.mapping.source == MappingSource::shared_anonymous ||
+        make.mapping.source == MappingSource::sysv)
+      return -1;
     return fail(
         ErrorKind::refused,
         fmt::format("mapping {}: what it mapped is gone and could not be held", model::mapping_text(make.mapping)),
@@ -474,6 +478,7 @@ class MemoryWork {
   // it is mapped for as long as the work goes on: either the object lives on in an earlier part of it, which a longer
   // duplicate of that reaches; or it is gone, and all wanted mappings of it become parts of the same new one.
   Result<std::uint64_t> part_of_object(const Mapping& mapping) {
+    if (mapping.source == MappingSource::sysv) return part_of_segment(mapping);
     if (lives_on(mapping)) return part_of_living_object(mapping);
     const std::pair key{mapping.device, mapping.inode};
     if (const auto known = objects_.find(key); known != objects_.end()) return known->second + mapping.offset;
@@ -491,6 +496,35 @@ class MemoryWork {
                                           model::mapping_text(mapping)));
     objects_.emplace(key, place);
     return place + mapping.offset;
+  }
+
+  // System V shared memory that the task has detached from: attached for as long as the work goes on.
+  Result<std::uint64_t> part_of_segment(const Mapping& mapping) {
+    const std::pair key{mapping.device, mapping.inode};
+    if (const auto known = objects_.find(key); known != objects_.end()) return known->second + mapping.offset;
+    std::uint64_t size = 0;
+    bool writes = false;
+    for (const auto& piece : plan_.pieces) {
+      if (piece.wanted == nullptr || !is_same_segment(*piece.wanted, mapping)) continue;
+      size = std::max(size, piece.wanted->offset + piece.wanted->range.size());
+      writes = writes || piece.wanted->writable || is_written(piece.range);
+    }
+    Segment segment = RELIVE_TRY(find_or_make_segment(mapping, size, workshop_.visit.task().pid()));
+    const std::uint64_t place = RELIVE_TRY(scratch(segment.size()));
+    RELIVE_TRY(
+        steps_.take(fmt::format("shmat {} at {:x}", segment.id(), place), Call{SYS_munmap, {place, segment.size()}},
+                    {SYS_shmat, {number(segment.id()), place, writes ? std::uint64_t{0} : std::uint64_t{SHM_RDONLY}}}));
+    RELIVE_TRY(steps_.run());
+    if (segment.is_new())
+      workshop_.notes.push_back(
+          fmt::format("mapping {}: the segment had gone and was made anew, removed as soon as it "
+                      "is detached",
+                      model::mapping_text(mapping)));
+    objects_.emplace(key, place);
+    return place + mapping.offset;
+  }
+  static bool is_same_segment(const Mapping& a, const Mapping& b) {
+    return a.source == MappingSource::sysv && a.source == b.source && a.inode == b.inode && a.device == b.device;
   }
 
   Result<std::uint64_t> part_of_living_object(const Mapping& mapping) {

@@ -3,6 +3,7 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -15,6 +16,7 @@
 #include <set>
 
 #include "base/number.h"
+#include "capture/event_queue.h"
 #include "capture/fdinfo.h"
 #include "capture/in_flight.h"
 #include "capture/kcmp.h"
@@ -492,6 +494,25 @@ Result<void> hold_descriptors(std::span<parasite::Visit* const> tables, const De
   return hold_files_in_flight(tables, table, holds);
 }
 
+Result<void> look_into_queues(std::span<parasite::Visit* const> tables, DescriptorTable& table,
+                              const FileHolds& holds) {
+  std::set<std::size_t> seen;
+  for (const model::Descriptor& descriptor : table.descriptors) {
+    auto* const set = std::get_if<model::InotifySet>(&table.open_files[descriptor.open_file].object);
+    if (set == nullptr || set->unread == 0 || !seen.insert(descriptor.open_file).second) continue;
+    parasite::Visit& visit = *tables[static_cast<std::size_t>(descriptor.fd.table)];
+    Watcher watcher{.pid = visit.task().pid(), .thread = visit.driver(), .own = {}};
+    for (const auto& [index, held] : holds.open_files) watcher.own.push_back(held.get());
+    const UniqueFd duplicate = RELIVE_TRY(visit.task().borrow(descriptor.fd));
+    set->events = RELIVE_TRY(with_context(look_into_queue(watcher, duplicate.get(), set->watches),
+                                          fmt::format("descriptor {} (inotify instance)", descriptor.fd.value)));
+    int unread = 0;
+    if (::ioctl(duplicate.get(), FIONREAD, &unread) != 0) return fail_errno("ioctl FIONREAD", "an inotify instance");
+    set->unread = static_cast<std::uint32_t>(unread);
+  }
+  return {};
+}
+
 std::vector<std::string> unhandled(const DescriptorTable& table, std::span<const model::Pid> tasks) {
   std::vector<std::string> reasons;
   std::set<std::size_t> told;
@@ -538,12 +559,6 @@ std::vector<std::string> unhandled(const DescriptorTable& table, std::span<const
       for (const std::string& reason : model::not_in_a_snapshot(*terminal))
         reasons.push_back(fmt::format("{} ({}) {}", fd, model::describe(file), reason));
     }
-    if (const auto* const set = std::get_if<model::InotifySet>(&file.object); set != nullptr && set->unread != 0) {
-      reasons.push_back(
-          fmt::format("{} is an inotify instance with {} bytes of unread events, which nobody could put "
-                      "back; try again when the program has read them",
-                      fd, set->unread));
-    }
     if (const auto* const tunnel = std::get_if<model::Tunnel>(&file.object); tunnel != nullptr && tunnel->unread) {
       reasons.push_back(fmt::format("descriptor {} ({}) holds unread packets, which nobody could put back", fd,
                                     model::describe(file)));
@@ -556,10 +571,10 @@ std::vector<std::string> unhandled(const DescriptorTable& table, std::span<const
     }
     if (const auto* const set = std::get_if<model::EpollSet>(&file.object)) {
       for (const model::EpollEntry& entry : set->entries) {
-        if (!entry.stale) continue;
+        if (!entry.stale || entry.file) continue;
         reasons.push_back(
-            fmt::format("{} is an epoll set that watches a file which is no longer under its number {}; this "
-                        "release does not roll back such entries",
+            fmt::format("{} is an epoll set that watches a file which is no longer under its number {}, nor under any "
+                        "other: somebody else has it open, and nobody can watch it again",
                         fd, entry.fd.value));
       }
     }

@@ -39,6 +39,12 @@ Result<model::DescriptorTable> read_descriptors(std::span<parasite::Visit* const
 Result<void> hold_descriptors(std::span<parasite::Visit* const> tables, const model::DescriptorTable& table,
                               FileHolds& holds);
 
+// What can only be seen by taking it: unread events of inotify instances (capture/event_queue.h). They are taken and
+// put back. REQUIRES: nothing else is a reason to refuse the snapshot; `holds` has what hold_descriptors() has put
+// there.
+Result<void> look_into_queues(std::span<parasite::Visit* const> tables, model::DescriptorTable& table,
+                              const FileHolds& holds);
+
 // Why a snapshot with this table must be refused; one line per descriptor, empty if it need not be. Where `tasks` tells
 // whose each of several tables is, one line per open file, by its first descriptor.
 [[nodiscard]] std::vector<std::string> unhandled(const model::DescriptorTable& table,

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <optional>
 
 #include "capture/fdinfo.h"
 #include "capture/opened.h"
@@ -51,6 +52,23 @@ Result<const model::Descriptor*> watched(const Survey& survey, const std::vector
   return nullptr;
 }
 
+// The open file of the tree that an entry is for whose number means something else now. Any table's set and any number
+// of the file will do.
+Result<std::optional<std::size_t>> file_of(const Survey& survey, RemoteFd set, int number, std::uint32_t offset) {
+  const pid_t of_set = survey.at(set.table).thread.value;
+  for (std::size_t file = 0; file < survey.first.size(); ++file) {
+    const RemoteFd fd = survey.first[file];
+    if (fd.value < 0) continue;
+    kcmp_epoll_slot slot{
+        .efd = static_cast<std::uint32_t>(set.value), .tfd = static_cast<std::uint32_t>(number), .toff = offset};
+    const pid_t of_file = survey.at(fd.table).thread.value;
+    const long answer = ::syscall(SYS_kcmp, of_file, of_set, KCMP_EPOLL_TFD, fd.value, &slot);
+    if (answer < 0) return fail_errno("kcmp", "KCMP_EPOLL_TFD");
+    if (answer == 0) return file;
+  }
+  return std::nullopt;
+}
+
 }  // namespace
 
 Result<void> complete_epoll_sets(const Survey& survey) {
@@ -65,7 +83,9 @@ Result<void> complete_epoll_sets(const Survey& survey) {
       const model::Descriptor* const found = RELIVE_TRY(watched(survey, sets, entry.fd.value, offset));
       entry.stale = found == nullptr;
       entry.fd.table = found == nullptr ? survey.first[index].table : found->fd.table;
-      if (found != nullptr) survey.table.open_files[found->open_file].watched = true;
+      if (found == nullptr) entry.file = RELIVE_TRY(file_of(survey, sets.front(), entry.fd.value, offset));
+      const auto file = found == nullptr ? entry.file : std::optional(found->open_file);
+      if (file) survey.table.open_files[*file].watched = true;
     }
     std::ranges::stable_sort(set->entries, {}, &model::EpollEntry::fd);
   }

@@ -158,17 +158,45 @@ class Planner {
       const std::size_t living = *matches_.living_of[wanted];
       if (wanted_.as<PipeEnd>(wanted) != nullptr) {
         if (!pipe_can_stay(wanted)) unmatch_pipe(wanted_.as<PipeEnd>(wanted)->identity);
-      } else if (wanted_.as<EpollSet>(wanted) != nullptr) {
-        // What only a task that ends could take out stays in it.
-        if (std::ranges::any_of(living_.as<EpollSet>(living)->entries,
-                                [&](const EpollEntry& entry) { return entry.stale || is_surplus(entry.fd); }))
-          unmatch(wanted);
       } else if (const auto* const named = wanted_.as<model::NamedPipe>(wanted)) {
         if (!can_stay(*named, *living_.as<model::NamedPipe>(living))) unmatch(wanted);
       }
     }
     while (unmatch_a_socket()) {
     }
+    while (unmatch_an_epoll_set()) {
+    }
+  }
+
+  // A set may watch another one.
+  bool unmatch_an_epoll_set() {
+    for (std::size_t wanted = 0; wanted < wanted_.files(); ++wanted) {
+      const auto* const set = wanted_.as<EpollSet>(wanted);
+      if (set == nullptr || !matches_.living_of[wanted]) continue;
+      if (epoll_set_can_stay(*set, *living_.as<EpollSet>(*matches_.living_of[wanted]))) continue;
+      unmatch(wanted);
+      return true;
+    }
+    return false;
+  }
+  // Nothing is added to a living set, and nothing taken out of it, by a number that leads elsewhere; what only a task
+  // that ends could take out stays in it.
+  [[nodiscard]] bool epoll_set_can_stay(const EpollSet& wanted, const EpollSet& living) const {
+    if (std::ranges::any_of(living.entries, [&](const EpollEntry& entry) { return is_surplus(entry.fd); }))
+      return false;
+    const auto is_same = [&](const EpollEntry& a, const EpollEntry& b) {
+      return a.stale && b.stale && a.fd.value == b.fd.value && a.data == b.data && same_events(a.events, b.events) &&
+             (a.events & EPOLLET) == 0 && a.file && matches_.living_of[*a.file] == b.file;
+    };
+    return std::ranges::all_of(wanted.entries,
+                               [&](const EpollEntry& a) {
+                                 return !a.stale || std::ranges::any_of(living.entries, [&](const EpollEntry& b) {
+                                   return is_same(a, b);
+                                 });
+                               }) &&
+           std::ranges::all_of(living.entries, [&](const EpollEntry& b) {
+             return !b.stale || std::ranges::any_of(wanted.entries, [&](const EpollEntry& a) { return is_same(a, b); });
+           });
   }
 
   // One that cannot stay takes its peer along, and may so be the reason that another one cannot.
@@ -512,6 +540,7 @@ class Planner {
       const EpollSet& living = matches_.living_of[wanted] ? *living_.as<EpollSet>(*matches_.living_of[wanted]) : kEmpty;
       std::vector<bool> kept(set->entries.size(), false);
       for (const EpollEntry& entry : living.entries) {
+        if (entry.stale) continue;
         const auto same =
             std::ranges::find_if(set->entries, [&](const EpollEntry& other) { return is_same_entry(other, entry); });
         const bool exclusive =
@@ -535,17 +564,32 @@ class Planner {
       }
       for (std::size_t at = 0; at < set->entries.size(); ++at) {
         const EpollEntry& entry = set->entries[at];
-        if (!kept[at])
+        if (entry.stale)
+          watch_by_old_number(wanted, entry);
+        else if (!kept[at])
           watches_.emplace_back(
               Watch{wanted_.number_at(wanted, entry.fd.table), entry.fd, entry.events, entry.data, false});
       }
     }
   }
 
+  void watch_by_old_number(std::size_t wanted, const EpollEntry& entry) {
+    if (matches_.living_of[wanted]) return;
+    if (!entry.file) {
+      refuse(wanted, fmt::format("it watched a file by the number {} that nobody of the {} has any more",
+                                 entry.fd.value, wanted_.scope()));
+      return;
+    }
+    const auto& living = matches_.living_of[*entry.file];
+    joined_.emplace_back(WatchByOldNumber{wanted, *entry.file,
+                                          living ? std::optional(living_.numbers(*living).front()) : std::nullopt,
+                                          entry.fd.value, entry.events, entry.data});
+  }
+
   // Do both watch the same file by the same number? The table does not count: one that inherited the file, number and
   // all, leads to the same entry.
   [[nodiscard]] bool is_same_entry(const EpollEntry& wanted, const EpollEntry& living) const {
-    if (wanted.fd.value != living.fd.value) return false;
+    if (wanted.fd.value != living.fd.value || wanted.stale || living.stale) return false;
     const model::Descriptor* const then = wanted_.at(wanted.fd);
     const model::Descriptor* const now = living_.at(living.fd);
     return then != nullptr && now != nullptr && matches_.living_of[then->open_file] == now->open_file;
@@ -638,12 +682,12 @@ class Planner {
   }
 
   [[nodiscard]] bool is_told_as(const EpollEntry& wanted, const EpollEntry& living) const {
+    if (wanted.stale || living.stale) return wanted.stale == living.stale && wanted.fd.value == living.fd.value;
     return wanted.fd == living.fd || is_same_entry(wanted, living);
   }
   void describe_epoll(const std::string& object, const EpollSet& set, const EpollSet& now) {
     for (const EpollEntry& entry : set.entries) {
-      const auto same =
-          std::ranges::find_if(now.entries, [&](const EpollEntry& e) { return is_told_as(entry, e) && !e.stale; });
+      const auto same = std::ranges::find_if(now.entries, [&](const EpollEntry& e) { return is_told_as(entry, e); });
       if (same == now.entries.end()) {
         differ(Sign::changed, object, fmt::format("watches {} no more", entry.fd.value));
       } else if (!same_events(entry.events, same->events) || entry.data != same->data) {
@@ -754,6 +798,10 @@ std::string text(const DescriptorOperation& operation) {
           [](const MakeSelfContained& o) { return fmt::format("make {}: file {}", o.kind, o.file); },
           [](const OpenTerminal& o) { return fmt::format("open the terminal again: file {}", o.file); },
           [](const MakeEpollSet& o) { return fmt::format("make an epoll set: file {}", o.file); },
+          [](const WatchByOldNumber& o) {
+            return fmt::format("new epoll set of file {}: watch file {} as {} for {:#x}", o.file, o.target, o.number,
+                               o.events);
+          },
           [](const MakeSocket& o) { return fmt::format("make a socket: file {}", o.file); },
           [](const MakeSocketPair& o) { return fmt::format("make a socket pair: files {} and {}", o.first, o.second); },
           [](const MakeConnection& o) {

@@ -77,6 +77,16 @@ struct OpenTerminal {  // by its name, and put right
 struct MakeEpollSet {  // empty; Watch fills it
   std::size_t file;
 };
+// An entry of the new epoll set `file` for the open file `target` by a number that leads elsewhere: the number does not
+// matter to the kernel once the entry is there. Prepared.
+struct WatchByOldNumber {
+  std::size_t file;
+  std::size_t target;
+  std::optional<model::RemoteFd> from;  // of the living file; none: it is made, too
+  int number;
+  std::uint32_t events;
+  std::uint64_t data;
+};
 struct MakeSocket {  // fresh, bound or listening
   std::size_t file;
 };
@@ -212,11 +222,11 @@ struct Watch {
 };
 
 using DescriptorOperation =
-    std::variant<TakeHeld, TakeLiving, Import, MakePipe, MakeSelfContained, OpenTerminal, MakeEpollSet, MakeSocket,
-                 MakeSocketPair, MakeConnection, MakeHungUp, ConnectSocket, FillSocket, SetOption, MoveSocket, OpenAnew,
-                 PutContents, TakeLocks, CloseSpare, SetLocks, Unwatch, CloseDescriptor, Place, SetCloseOnExec,
-                 SetStatusFlags, SetOwner, Seek, RefillPipe, OpenNamedPipe, RefillNamedPipe, PutRight, EmptySocket,
-                 RefillSocket, ShutDown, Listen, Watch>;
+    std::variant<TakeHeld, TakeLiving, Import, MakePipe, MakeSelfContained, OpenTerminal, MakeEpollSet,
+                 WatchByOldNumber, MakeSocket, MakeSocketPair, MakeConnection, MakeHungUp, ConnectSocket, FillSocket,
+                 SetOption, MoveSocket, OpenAnew, PutContents, TakeLocks, CloseSpare, SetLocks, Unwatch,
+                 CloseDescriptor, Place, SetCloseOnExec, SetStatusFlags, SetOwner, Seek, RefillPipe, OpenNamedPipe,
+                 RefillNamedPipe, PutRight, EmptySocket, RefillSocket, ShutDown, Listen, Watch>;
 
 // One line for --dry-run: "close descriptor 9".
 std::string text(const DescriptorOperation& operation);

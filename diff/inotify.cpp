@@ -15,12 +15,13 @@ const model::InotifyWatch* find(const model::InotifySet& set, std::int32_t numbe
 
 }  // namespace
 
-// In place watches are only taken away: adding one can fail.
+// In place watches are only taken away: adding one can fail. What is unread cannot be told without taking it: an
+// instance that had something is made anew.
 bool can_become(const model::InotifySet& wanted, const model::InotifySet& living) {
-  return std::ranges::all_of(wanted.watches, [&](const model::InotifyWatch& watch) {
-    const auto* const now = find(living, watch.number);
-    return now != nullptr && *now == watch;
-  });
+  return wanted.events.empty() && std::ranges::all_of(wanted.watches, [&](const model::InotifyWatch& watch) {
+           const auto* const now = find(living, watch.number);
+           return now != nullptr && *now == watch;
+         });
 }
 
 std::vector<std::string> changes(const model::InotifySet& wanted, const model::InotifySet& living) {
@@ -34,10 +35,13 @@ std::vector<std::string> changes(const model::InotifySet& wanted, const model::I
   }
   for (const model::InotifyWatch& watch : living.watches)
     if (find(wanted, watch.number) == nullptr) out.push_back(fmt::format("watch {} added", watch.number));
-  if (living.unread != 0) out.push_back(fmt::format("{} bytes of unread events", living.unread));
+  if (living.unread != wanted.unread)
+    out.push_back(fmt::format("bytes of unread events {} -> {}", wanted.unread, living.unread));
   return out;
 }
 
-CannotMake cannot_make(const model::InotifySet& /*wanted*/) { return {}; }
+CannotMake cannot_make(const model::InotifySet& wanted) {
+  return {.reason = model::why_not_queued_again(wanted.events, wanted.watches), .hint = {}};
+}
 
 }  // namespace relive::diff

@@ -42,10 +42,14 @@ constexpr KindRule kKindRules[] = {
     {"timerfd", "time left, interval, unread expirations, flags; see below for absolute ones", "its clock",
      "made anew"},
     {"signalfd", "mask, flags", "", "made anew"},
-    {"inotify instance", "watches: numbers, files, events; flags; events queued since are dropped",
-     "what happened to the files", "made anew; refused where a watched file is not found again"},
+    {"inotify instance",
+     "watches: numbers, files, events; flags; unread events: numbers, kinds, names, order, which belong together; "
+     "events "
+     "queued since are dropped",
+     "what happened to the files", "made anew, with its events; refused where a watched file is not found again"},
     {"pidfd", "flags", "whether its process lives", "opened anew; refused where its process has ended"},
-    {"epoll set", "entries: numbers, events, data", "", "made anew; a file that was made anew is watched anew"},
+    {"epoll set", "entries: numbers, events, data, also by a number that leads elsewhere by now", "",
+     "made anew; a file that was made anew is watched anew"},
     {"socket, fresh, bound or listening (TCP, unix)", "address, options, backlog", "connections waiting to be accepted",
      "made anew; refused if the address was taken by somebody else"},
     {"unix sockets connected inside the task (stream, seqpacket, datagram)",

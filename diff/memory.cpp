@@ -306,9 +306,6 @@ class Judge {
              "call io_destroy(2), or let the program do it");
     if (living != nullptr && living->marks.huge_tlb && piece.range != living->range)
       refuse(*living, "a part of a hugetlb mapping would have to go", "");
-    if (wanted != nullptr && wanted->source == MappingSource::sysv) {
-      refuse(*wanted, "System V shared memory that was detached since cannot be attached again", "");
-    }
     // Execute-only memory has a key by itself on processors that know keys, and gets one again (pkeys(7)).
     if (wanted != nullptr && wanted->protection_key != 0 && wanted->protection() != PROT_EXEC) {
       refuse(*wanted, fmt::format("memory under protection key {} would have to be made anew", wanted->protection_key),

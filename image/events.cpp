@@ -84,7 +84,10 @@ void epoll_to(const model::OpenFile& open, const model::EpollSet& set, File& fil
     target.set_fd(static_cast<std::uint32_t>(entry.fd.value));
     target.set_events(entry.events);
     target.set_data(entry.data);
-    if (entry.stale) extra.add_stale(static_cast<std::uint32_t>(i));
+    if (entry.stale) {
+      extra.add_stale(static_cast<std::uint32_t>(i));
+      extra.add_stale_files(static_cast<std::uint32_t>(entry.file.value_or(0)));
+    }
   }
 }
 
@@ -98,8 +101,12 @@ model::FileObject epoll_from(const File& file, const pb::ExtraFile* extra, const
     set.entries.push_back({{static_cast<int>(target.fd() & 0x7fffffff)}, target.events(), target.data(), false});
   }
   if (extra != nullptr)
-    for (const std::uint32_t i : extra->stale())
-      if (i < set.entries.size()) set.entries[i].stale = true;
+    for (int at = 0; at < extra->stale_size(); ++at) {
+      const std::uint32_t i = extra->stale(at);
+      if (i >= set.entries.size()) continue;
+      set.entries[i].stale = true;
+      if (at < extra->stale_files_size() && extra->stale_files(at) != 0) set.entries[i].file = extra->stale_files(at);
+    }
   std::ranges::stable_sort(set.entries, {}, &model::EpollEntry::fd);
   return set;
 }
@@ -158,6 +165,13 @@ void inotify_to(const model::OpenFile& open, const model::InotifySet& set, File&
     for (const std::uint64_t word : words) handle.add_words(word);
   }
   if (set.unread != 0) extra.set_unread(set.unread);
+  for (const model::InotifyEvent& event : set.events) {
+    pb::ExtraEvent& entry = *extra.add_events();
+    entry.set_number(event.number);
+    entry.set_mask(event.mask);
+    entry.set_cookie(event.cookie);
+    entry.set_name(event.name);
+  }
 }
 
 model::FileObject inotify_from(const File& file, const pb::ExtraFile* extra, const FileReading& in,
@@ -182,7 +196,11 @@ model::FileObject inotify_from(const File& file, const pb::ExtraFile* extra, con
     set.watches.push_back(std::move(watch));
   }
   std::ranges::stable_sort(set.watches, {}, &model::InotifyWatch::number);
-  if (extra != nullptr) set.unread = extra->unread();
+  if (extra == nullptr) return set;
+  set.unread = extra->unread();
+  for (const pb::ExtraEvent& event : extra->events())
+    set.events.push_back(
+        {.number = event.number(), .mask = event.mask(), .cookie = event.cookie(), .name = event.name()});
   return set;
 }
 

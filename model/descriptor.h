@@ -29,7 +29,9 @@ struct EpollEntry {
   RemoteFd fd;  // "tfd" of fdinfo, in the lowest table that has the set, and the file under that number
   std::uint32_t events = 0;
   std::uint64_t data = 0;
-  bool stale = false;  // the file it watches is no longer the one under this number
+  bool stale = false;  // the file it watches is no longer the one under this number, ...
+  std::optional<std::size_t> file =
+      std::nullopt;  // ... but this one, where the tree has it under another; else nobody's
   bool operator==(const EpollEntry&) const = default;
 };
 

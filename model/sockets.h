@@ -80,6 +80,8 @@ struct Socket {
   std::vector<SocketOption> options;
   std::optional<SocketFile> file = std::nullopt;  // of one with a name in the file system of its own
   std::vector<Membership> memberships = {};       // in order
+  // Unix, listening: who waits to be accepted, by the inode of the connecting end, in order.
+  std::vector<std::uint64_t> waiting = {};
   bool operator==(const Socket&) const = default;
 };
 

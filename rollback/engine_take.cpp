@@ -132,6 +132,8 @@ Result<void> Engine::State::take(Stay& stay, Snapshot& snapshot, const SnapshotO
   for (const model::Descriptor& descriptor : snapshot.tree.descriptors.descriptors)
     if (std::holds_alternative<model::Tunnel>(snapshot.tree.descriptors.open_files[descriptor.open_file].object))
       restless.insert(static_cast<std::size_t>(descriptor.fd.table));
+  RELIVE_TRY(fault_point("snapshot: look into queues"));
+  RELIVE_TRY(capture::look_into_queues(tables, snapshot.tree.descriptors, snapshot.files));
   // Nothing is refused from here on.
   for (std::size_t index = 0; index < snapshot.tree.tasks.size(); ++index) {
     const model::Task& task = snapshot.tree.tasks[index];

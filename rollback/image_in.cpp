@@ -48,6 +48,19 @@ class Tables {
     return number;
   }
 
+  // Entries by an old number know their file by its id until all files are there.
+  void find_watched_by_old_numbers() {
+    for (model::OpenFile& file : all_.open_files) {
+      auto* const set = std::get_if<model::EpollSet>(&file.object);
+      if (set == nullptr) continue;
+      for (model::EpollEntry& entry : set->entries) {
+        if (!entry.file) continue;
+        const auto known = files_.find(static_cast<std::uint32_t>(*entry.file));
+        entry.file = known == files_.end() ? std::nullopt : std::optional(known->second);
+      }
+    }
+  }
+
   // What an epoll set watches is marked, also where the image does not tell.
   void mark_watched() {
     for (model::OpenFile& file : all_.open_files) {
@@ -55,7 +68,10 @@ class Tables {
       if (set == nullptr) continue;
       for (const model::EpollEntry& entry : set->entries) {
         const auto at = std::ranges::lower_bound(all_.descriptors, entry.fd, {}, &model::Descriptor::fd);
-        if (at != all_.descriptors.end() && at->fd == entry.fd) all_.open_files[at->open_file].watched = true;
+        if (entry.stale) {
+          if (entry.file) all_.open_files[*entry.file].watched = true;
+        } else if (at != all_.descriptors.end() && at->fd == entry.fd)
+          all_.open_files[at->open_file].watched = true;
       }
     }
   }
@@ -175,6 +191,7 @@ void snapshot_of(Arrival& arrival) {
     arrival.tasks.push_back(index);
   }
   std::ranges::sort(snapshot.tree.descriptors.descriptors, {}, &model::Descriptor::fd);
+  tables.find_watched_by_old_numbers();
   tables.mark_watched();
   auto& forest = snapshot.forest.tasks;
   share(forest, arrival.image, &model::Sharing::memory, &image::SharedObjects::memory);

@@ -208,7 +208,10 @@ class Imaging {
     });
     for (model::FileLock& lock : file.locks) lock.table = 0;
     if (auto* set = std::get_if<model::EpollSet>(&file.object))
-      for (model::EpollEntry& entry : set->entries) entry.fd.table = 0;
+      for (model::EpollEntry& entry : set->entries) {
+        entry.fd.table = 0;
+        if (entry.file) entry.file = *entry.file + 1;  // its id
+      }
     if (auto* queue = std::get_if<model::MessageQueue>(&file.object)) queue->notified = 0;
     return file;
   }

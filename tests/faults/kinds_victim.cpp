@@ -37,8 +37,9 @@ namespace relive::testing {
 
 namespace {
 
-constexpr int kFirst = 100;  // numbers below are not this program's
-constexpr int kMore = 50;    // between the one and the other of a kind
+constexpr int kFirst = 100;      // numbers below are not this program's
+constexpr int kOldNumber = 140;  // and the next
+constexpr int kMore = 50;        // between the one and the other of a kind
 
 // The one at kind, which wreck() closes, and the other at kind + kMore, which it changes.
 enum Kind : int {
@@ -63,6 +64,7 @@ enum Kind : int {
   kListener,
   kPort,
   kLocked,
+  kMoved,   // in the set by a number that it has left
   kMaster,  // of both terminals; neither is closed
 };
 
@@ -93,6 +95,8 @@ std::string portrait(int fd) {
   }
   for (const std::string& line : lines) out += line;
   int unread = 0;
+  if (link.starts_with("anon_inode:inotify") && ::ioctl(fd, FIONREAD, &unread) == 0)
+    out += fmt::format("; {} unread", unread);
   if (S_ISFIFO(status.st_mode) && ::ioctl(fd, FIONREAD, &unread) == 0)
     out += fmt::format("; {} unread of {}", unread, ::fcntl(fd, F_GETPIPE_SZ));
   if (link.starts_with("/memfd")) {
@@ -267,6 +271,10 @@ class Victim {
     if (!put(::epoll_create1(0), kSet + more)) return false;
     for (const int fd : {kCounter, kPipeOut, kGrams, kFifo, kPort})
       if (::epoll_ctl(kSet + more, EPOLL_CTL_ADD, fd + more, &event) != 0) return false;
+    const int old_number = kOldNumber + (more != 0 ? 1 : 0);
+    if (!put(::eventfd(3, 0), kMoved + more) || ::dup3(kMoved + more, old_number, O_CLOEXEC) < 0 ||
+        ::epoll_ctl(kSet + more, EPOLL_CTL_ADD, old_number, &event) != 0 || ::close(old_number) != 0)
+      return false;
     return put(::open("locked", O_RDWR | O_CREAT, 0600), kLocked + more) && lock(kLocked + more, more, F_WRLCK);
   }
   static bool lock(int fd, int first, int type) {

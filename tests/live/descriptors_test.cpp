@@ -98,6 +98,7 @@ class Subject {
       if (const auto reasons = capture::unhandled(wanted_); !reasons.empty())
         return fail(ErrorKind::refused, reasons.front());
       RELIVE_TRY(capture::hold_descriptors(std::array{&visit}, wanted_, holds_));
+      RELIVE_TRY(capture::look_into_queues(std::array{&visit}, wanted_, holds_));
     }
     task.resume();
     return {};
@@ -1136,13 +1137,6 @@ INSTANTIATE_TEST_SUITE_P(
     DescriptorTest, RefusedKindTest,
     ::testing::Values(Refused{"userfaultfd", [] { return ::syscall(SYS_userfaultfd, kUserModeOnly) >= 0; },
                               "is a userfaultfd; this release does not roll back userfaultfds"},
-                      Refused{"inotify_with_events",
-                              [] {
-                                const int fd = ::inotify_init1(0);
-                                return ::inotify_add_watch(fd, "/proc/self", IN_OPEN) >= 0 &&
-                                       ::open("/proc/self", O_RDONLY) >= 0;
-                              },
-                              "bytes of unread events"},
                       Refused{"fanotify", [] { return ::fanotify_init(kReportFileIds, 0) >= 0; },
                               "is a fanotify group; this release does not roll back fanotify groups"},
                       Refused{"perf_event", own_perf_event,

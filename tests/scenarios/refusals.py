@@ -9,7 +9,7 @@ import harness
 # What is done after the snapshot, and a word that its refusal must have.
 IRREVERSIBLE = [("no_new_privs", ["no_new_privs"]), ("a seccomp filter", ["seccomp"]), ("a lowered hard limit", ["limit"]),
                 ("the leader's end", ["leader", "thread"]), ("a dropped capability", ["capabilit"]), ("execve", ["exec"])]
-UNHANDLED = ["userfaultfd", "inotify instance with 16 bytes of unread events", "namespace", "half-written UDP", "6 bytes are unread in it and nobody has it open", "netlink socket at port", "huge-page file"]
+UNHANDLED = ["userfaultfd", "the other half of a rename", "namespace", "half-written UDP", "6 bytes are unread in it and nobody has it open", "netlink socket at port", "huge-page file"]
 
 
 def refused(scene, *words):

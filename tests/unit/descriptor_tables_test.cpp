@@ -248,8 +248,9 @@ class World {
           return std::is_same_v<T, diff::TakeHeld> || std::is_same_v<T, diff::OpenAnew> ||
                  std::is_same_v<T, diff::TakeLiving> || std::is_same_v<T, diff::Import> ||
                  std::is_same_v<T, diff::MakePipe> || std::is_same_v<T, diff::MakeSelfContained> ||
-                 std::is_same_v<T, diff::MakeEpollSet> || std::is_same_v<T, diff::MakeSocketPair> ||
-                 std::is_same_v<T, diff::MakeHungUp> || std::is_same_v<T, diff::TakeLocks>;
+                 std::is_same_v<T, diff::MakeEpollSet> || std::is_same_v<T, diff::WatchByOldNumber> ||
+                 std::is_same_v<T, diff::MakeSocketPair> || std::is_same_v<T, diff::MakeHungUp> ||
+                 std::is_same_v<T, diff::TakeLocks>;
         },
         operation);
   }
@@ -283,6 +284,7 @@ class World {
   }
   void prepare(const diff::MakeSelfContained& o, int table) { make_wanted(o.file, table); }
   void prepare(const diff::MakeEpollSet& o, int table) { make_wanted(o.file, table); }
+  void prepare(const diff::WatchByOldNumber&, int) { error("no entry was stale"); }
   void prepare(const diff::MakeSocketPair& o, int table) {
     const std::uint64_t one = ++fresh_;
     const std::uint64_t other = ++fresh_;

@@ -25,6 +25,7 @@ namespace {
 
 using diff::plan_descriptors;
 using model::DescriptorTable;
+using model::EpollEntry;
 using model::EpollSet;
 using model::EventCounter;
 using model::OpenFile;
@@ -259,6 +260,7 @@ struct Kernel {
   }
   void operator()(const diff::MakeSelfContained& o) { make_spare(o.file); }
   void operator()(const diff::MakeEpollSet& o) { make_spare(o.file); }
+  void operator()(const diff::WatchByOldNumber&) { errors.push_back("no entry was stale"); }
   void operator()(const diff::MakeSocket& o) { make_spare(o.file); }
   void operator()(const diff::MakeSocketPair& o) {
     make_spare(o.first);
@@ -494,6 +496,23 @@ TEST(DescriptorTextTest, EventCounter) {
   EXPECT_EQ(counted->id, 12U);
   EXPECT_TRUE(counted->semaphore);
   EXPECT_FALSE(capture::parse_event_counter("pos:\t0\n").has_value());
+}
+
+TEST(DescriptorPlanTest, AnEntryByAnOldNumberStaysOrTheSetIsMadeAnew) {
+  Builder wanted;
+  const EpollEntry moved{.fd = RemoteFd{9}, .events = EPOLLIN, .data = 7, .stale = true, .file = 1};
+  const std::size_t set = wanted.file({.object = EpollSet{{moved}}});
+  wanted.at(3, set).at(4, wanted.file(counter(1, 0)));
+  Builder living = wanted;
+  for (std::size_t file = 0; file < 2; ++file) living.table.open_files[file].same_as = file;
+  EXPECT_THAT(texts(diff::plan_descriptors(wanted.table, living.table)), IsEmpty());
+  living.table.open_files[set].object = EpollSet{};
+  EXPECT_THAT(texts(diff::plan_descriptors(wanted.table, living.table)),
+              ElementsAre("make an epoll set: file 0", "new epoll set of file 0: watch file 1 as 9 for 0x1",
+                          "descriptor 3: file 0", "descriptor 3: status flags 0"));
+  std::get<EpollSet>(wanted.table.open_files[set].object).entries[0].file.reset();
+  EXPECT_THAT(diff::plan_descriptors(wanted.table, living.table).refusals, testing::SizeIs(1));
+  EXPECT_THAT(capture::unhandled(wanted.table), ElementsAre(HasSubstr("nor under any other")));
 }
 
 TEST(DescriptorTextTest, EpollSet) {

@@ -4,6 +4,7 @@
 #include <arpa/inet.h>
 #include <fcntl.h>
 #include <netinet/in.h>
+#include <sys/inotify.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -129,7 +130,8 @@ inline std::vector<model::OpenFile> one_of_each() {
   files.push_back(open_file(model::SignalFile{.mask = 0x402}));
   files.push_back(open_file(model::InotifySet{
       .watches = {{.number = 1, .file = {0x801, 5}, .mask = 2, .handle_type = 1, .handle = bytes("handle")}},
-      .unread = 16}));
+      .unread = 40,
+      .events = {{.number = 1, .mask = IN_CREATE, .name = "a"}, {.number = 5, .mask = IN_IGNORED, .name = {}}}}));
   files.push_back(open_file(model::EpollSet{.entries = {{{5}, 1, 5, false}, {{7}, 4, 9, false}}}));
   const auto unix_pair = [](std::uint64_t inode, std::uint64_t peer) {
     model::Socket made;

@@ -66,10 +66,15 @@ static void become(unsigned kind) {
     case 0:
       MUST(syscall(SYS_userfaultfd, 1));  // UFFD_USER_MODE_ONLY
       break;
-    case 1:
-      MUST(inotify_add_watch(MUST(inotify_init1(0)), ".", IN_OPEN | IN_ONLYDIR));
-      close(MUST(open(".", O_RDONLY)));
+    case 1: {  // one half of a rename was read
+      const int watcher = MUST(inotify_init1(0));
+      MUST(inotify_add_watch(watcher, ".", IN_MOVED_FROM | IN_MOVED_TO));
+      close(MUST(open("before", O_RDWR | O_CREAT, 0600)));
+      MUST(rename("before", "after"));
+      char half[sizeof(struct inotify_event) + 16];
+      MUST(read(watcher, half, sizeof half));
       break;
+    }
     case 2:
       MUST(open("/proc/self/ns/net", O_RDONLY));
       break;

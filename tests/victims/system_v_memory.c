@@ -1,4 +1,5 @@
-// System V shared memory: attached twice, at another's address, read-only, its id removed; and one attached since.
+// System V shared memory: attached twice, at another's address, read-only, its id removed; and one attached since;
+// detached since, from one address or from all, so that the segment is gone.
 #include "victim.h"
 
 #include <sys/ipc.h>
@@ -40,8 +41,17 @@ static void verify(void) {
 static void wreck(unsigned round) {
   for (int i = (int)(round % 3); i < kPages; i += 3)
     memset((round % 2 == 0 ? first : second) + (size_t)i * PAGE, (int)round, PAGE);
-  if (round % 4 == 1) mprotect(first, 4 * PAGE, PROT_NONE);
-  if (round % 4 >= 2) {
+  if (round % 5 == 3) {
+    shmdt(second);
+    shmdt(read_only);
+  }
+  if (round % 5 == 4) {  // nobody is attached any more: it is gone
+    shmdt(first);
+    shmdt(second);
+    shmdt(read_only);
+  } else if (round % 4 == 1)
+    mprotect(first, 4 * PAGE, PROT_NONE);
+  if (round % 4 >= 2 && round % 5 != 4) {
     since = shmget(IPC_PRIVATE, 4 * PAGE, 0600);
     void* at = shmat(since, NULL, 0);
     shmctl(since, IPC_RMID, NULL);

@@ -1,4 +1,4 @@
-#include "apply/watched_file.h"
+#include "capture/watched_file.h"
 
 #include <dirent.h>
 #include <fcntl.h>
@@ -18,7 +18,7 @@
 
 #include "task/procfs.h"
 
-namespace relive::apply {
+namespace relive::capture {
 
 namespace {
 
@@ -56,11 +56,8 @@ UniqueFd open_if_watched(int directory, const char* name, const InotifyWatch& wa
 
 class Finder {
  public:
-  Finder(Workshop& workshop, const InotifyWatch& watch)
-      : watch_(watch), pid_(workshop.visit.task().pid()), tid_(workshop.visit.driver().value) {
-    for (const auto& [index, held] : workshop.files.open_files) own_.push_back(held.get());
-    if (workshop.holds.cwd) own_.push_back(workshop.holds.cwd.get());
-  }
+  Finder(const Watcher& watcher, const InotifyWatch& watch)
+      : watch_(watch), pid_(watcher.pid), tid_(watcher.thread.value), own_(watcher.own) {}
 
   Result<UniqueFd> find() {
     UniqueFd file = RELIVE_TRY(by_handle());
@@ -181,13 +178,15 @@ class Finder {
   const InotifyWatch& watch_;
   model::Pid pid_;
   pid_t tid_;
-  std::vector<int> own_;
+  const std::vector<int>& own_;
   bool may_not_ = false;
   std::size_t entries_ = 0;
 };
 
 }  // namespace
 
-Result<UniqueFd> open_watched(Workshop& workshop, const InotifyWatch& watch) { return Finder(workshop, watch).find(); }
+Result<UniqueFd> open_watched(const Watcher& watcher, const InotifyWatch& watch) {
+  return Finder(watcher, watch).find();
+}
 
-}  // namespace relive::apply
+}  // namespace relive::capture
