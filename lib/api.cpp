@@ -10,6 +10,7 @@
 #include <new>
 
 #include "base/clock.h"
+#include "client/report_json.h"
 #include "client/session.h"
 #include "lib/program.h"
 #include "lib/relive.h"
@@ -129,32 +130,15 @@ const char* relive_code_name(relive_code code) {
   switch (code) {
     case RELIVE_OK:
       return "ok";
-    case RELIVE_USAGE:
-      return "usage";
-    case RELIVE_NOT_FOUND:
-      return "not_found";
-    case RELIVE_REFUSED:
-      return "refused";
-    case RELIVE_PERMISSION:
-      return "permission";
-    case RELIVE_BUSY:
-      return "busy";
-    case RELIVE_UNSUPPORTED:
-      return "unsupported";
-    case RELIVE_TASK_DIED:
-      return "task_died";
-    case RELIVE_SYSTEM:
-      return "system";
-    case RELIVE_INJECTED:
-      return "injected";
     case RELIVE_TIMEOUT:
       return "timeout";
     case RELIVE_STOPPED:
       return "stopped";
     case RELIVE_KILLED:
       return "killed";
+    default:  // an error's kind (reports.cpp)
+      return client::kind_name(static_cast<ErrorKind>(code - RELIVE_USAGE)).data();
   }
-  return "?";
 }
 
 relive_code relive_adopt(pid_t pid, const relive_adopt_options* options, relive_process** process,

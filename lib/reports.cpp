@@ -96,28 +96,18 @@ Problem refused(const rollback::RollbackReport& report, std::string_view snapsho
 
 }  // namespace
 
+// The codes that are kinds have their numbers, which the protocol keeps as they are.
+constexpr int number_of(ErrorKind kind) { return static_cast<int>(kind) + RELIVE_USAGE; }
+static_assert(number_of(ErrorKind::usage) == RELIVE_USAGE && number_of(ErrorKind::not_found) == RELIVE_NOT_FOUND &&
+              number_of(ErrorKind::refused) == RELIVE_REFUSED &&
+              number_of(ErrorKind::permission) == RELIVE_PERMISSION && number_of(ErrorKind::busy) == RELIVE_BUSY &&
+              number_of(ErrorKind::unsupported) == RELIVE_UNSUPPORTED &&
+              number_of(ErrorKind::task_died) == RELIVE_TASK_DIED && number_of(ErrorKind::system) == RELIVE_SYSTEM &&
+              number_of(ErrorKind::injected) == RELIVE_INJECTED);
+
 relive_code code_of(const Error& error) {
-  switch (error.kind) {
-    case ErrorKind::usage:
-      return RELIVE_USAGE;
-    case ErrorKind::not_found:
-      return RELIVE_NOT_FOUND;
-    case ErrorKind::refused:
-      return RELIVE_REFUSED;
-    case ErrorKind::permission:
-      return RELIVE_PERMISSION;
-    case ErrorKind::busy:
-      return error.errno_value == ETIMEDOUT ? RELIVE_TIMEOUT : RELIVE_BUSY;  // client/ask.h
-    case ErrorKind::unsupported:
-      return RELIVE_UNSUPPORTED;
-    case ErrorKind::task_died:
-      return RELIVE_TASK_DIED;
-    case ErrorKind::system:
-      return RELIVE_SYSTEM;
-    case ErrorKind::injected:
-      return RELIVE_INJECTED;
-  }
-  return RELIVE_SYSTEM;
+  const bool late = error.kind == ErrorKind::busy && error.errno_value == ETIMEDOUT;  // client/ask.h
+  return late ? RELIVE_TIMEOUT : static_cast<relive_code>(number_of(error.kind));
 }
 
 relive_error* make(const Problem& problem) {

@@ -131,11 +131,18 @@ def test_refusals_are_named_and_change_nothing(tmp_path):
         assert caught.value.report.fate == "untouched"
 
 
-def test_nothing_is_left_behind_when_it_does_not_get_ready():
+def test_nothing_is_left_behind_when_it_does_not_get_ready(tmp_path):
     code = "import os,subprocess,time; print('pids', os.getpid(), subprocess.Popen(['sleep', '1000']).pid, flush=True); time.sleep(1000)"
-    with pytest.raises(TimeoutError, match="pids") as caught:
-        relive.spawn([sys.executable, "-c", code], ready=lambda: False, ready_timeout=1)
-    assert all(is_gone(int(pid)) for pid in str(caught.value).split()[-2:])
+    log = tmp_path / "log"
+
+    def fails_when_it_has_spoken():
+        assert not log.read_text().endswith("\n")
+
+    with pytest.raises(AssertionError):
+        relive.spawn([sys.executable, "-c", code], ready=fails_when_it_has_spoken, log=log)
+    assert all(is_gone(int(pid)) for pid in log.read_text().split()[-2:])
+    with pytest.raises(TimeoutError, match="sleep is not ready"):
+        relive.spawn(["sleep", "1000"], ready=lambda: False, ready_timeout=0)
     with pytest.raises(RuntimeError, match="ended with status 3"):
         relive.spawn([sys.executable, "-c", "raise SystemExit(3)"], ready="/no/such/socket")
     with pytest.raises(FileNotFoundError):
