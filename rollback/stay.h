@@ -11,6 +11,7 @@
 
 #include "base/result.h"
 #include "diff/tree_step.h"
+#include "model/tree.h"
 #include "parasite/agreement.h"
 #include "parasite/session.h"
 #include "rollback/member.h"
