@@ -150,7 +150,7 @@ Result<DiffReport> Engine::diff(std::string_view name) {
   Stopwatch stopwatch;
   auto stay = RELIVE_TRY(state.freeze(&wanted));
   RELIVE_TRY(stay->visit_all(state.agreement, [&](parasite::Visit& visit) { keep_clear(visit, wanted); }));
-  const Living living = RELIVE_TRY(look(*stay, wanted, capture::Depth::full, stopwatch));
+  const Living living = RELIVE_TRY(look(*stay, wanted, state.shared, capture::Depth::full, stopwatch));
   const Plan plan = make_plan(*stay, wanted, living, RELIVE_TRY(state.surroundings(*stay, wanted, living)));
   const FilesPlan files_plan = RELIVE_TRY(look_at_files(wanted.directories, memories_of(living.tasks)));
   std::vector<std::vector<std::uint64_t>> words(plan.tasks.size());
@@ -198,6 +198,7 @@ Result<void> Engine::drop_all() {
     member.snapshots = 0;
   }
   for (const auto& snapshot : state.snapshots) state.files.drop(snapshot->directories);
+  state.shared.end();
   state.snapshots.clear();
   if (std::ranges::none_of(state.members, [](const auto& member) { return member.second.session.has_value(); }))
     return {};

@@ -51,9 +51,7 @@ Result<void> Engine::State::settle(Stay& stay, const Snapshot& wanted, const Liv
     const model::Memory own = own_part(task.memory, part.not_its_own);
     const bool blank = stay.blanks().contains(diff::task_actor(task.pid));
     tracking::Ranges touched = tracking::unite(living.changed[index], done.memory.made);
-    for (const auto& copy : done.pages.copies)
-      touched = tracking::unite(touched, {{copy.to, copy.to + copy.pages * kPageSize}});
-    touched = tracking::unite(touched, done.pages.drops);
+    touched = tracking::unite(touched, done.pages.touched());
     if (blank && !tracker) {
       member.tracker.reset();
     } else if (blank) {
@@ -105,7 +103,7 @@ Result<void> Engine::State::way_back(Snapshot& wanted, Arrival* arrival, const R
   auto outcome = [&]() -> Result<void> {
     RELIVE_TRY(stay->visit_all(agreement, [&](parasite::Visit& visit) { keep_clear(visit, wanted); }, with_files));
     stopwatch.lap("visit");
-    Living living = RELIVE_TRY(look(*stay, wanted, capture::Depth::outside, stopwatch));
+    Living living = RELIVE_TRY(look(*stay, wanted, shared, capture::Depth::outside, stopwatch));
     if (arrival != nullptr) complete(*arrival, living);
     Plan plan = make_plan(*stay, wanted, living, RELIVE_TRY(surroundings(*stay, wanted, living)));
     while (RELIVE_TRY(wake(*stay, wanted, living, plan, agreement, capture::Depth::outside, stopwatch)))
@@ -150,6 +148,10 @@ Result<void> Engine::State::way_back(Snapshot& wanted, Arrival* arrival, const R
     }
     if (!passage.broken) {
       if (auto settled = settle(*stay, wanted, living, plan); !settled) carried = settled;
+      if (arrival == nullptr)
+        shared.begin(*stay, wanted.tree.tasks, members);
+      else
+        shared.end();
       stopwatch.lap("arm");
     }
     if (!passage.broken && passage.shares_of_others != 0) {

@@ -13,6 +13,7 @@
 #include "rollback/engine.h"
 #include "rollback/image_in.h"
 #include "rollback/kept_files.h"
+#include "rollback/shared_watch.h"
 #include "rollback/snapshot.h"
 #include "rollback/stay.h"
 #include "rollback/stopwatch.h"
@@ -39,6 +40,7 @@ struct Engine::State {
   std::uint64_t last_lease = 0;
   std::uint64_t last_snapshot = 0;  // Snapshot::number
   KeptFiles files;
+  SharedWatch shared;
 
   [[nodiscard]] Snapshot* find(std::string_view name) const;
   // ErrorKind::not_found, naming those that there are.

@@ -77,6 +77,7 @@ Result<void> Engine::State::take_contents(parasite::Visit& visit, Member& member
 Result<void> Engine::State::take(Stay& stay, Snapshot& snapshot, const SnapshotOptions& options, SnapshotReport& report,
                                  Stopwatch& stopwatch) {
   if (!tracker) tracker = options.tracker.value_or(tracking::best_tracker());
+  shared.end();
   RELIVE_TRY(stay.visit_all(agreement, {}, !options.files.directories.empty()));
   snapshot.tree.root = pid;
   snapshot.forest = stay.forest();
@@ -141,6 +142,7 @@ Result<void> Engine::State::take(Stay& stay, Snapshot& snapshot, const SnapshotO
     RELIVE_TRY(take_contents(*stay.visit(task.pid), members.at(task.pid), task.memory, part, report));
     part.can_rest = can_rest(task, part.not_its_own) && !restless.contains(task.table);
   }
+  shared.begin(stay, snapshot.tree.tasks, members);
   return {};
 }
 

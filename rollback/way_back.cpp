@@ -53,8 +53,9 @@ const tracking::PageMap& pages_in_place(Stay& stay, const Snapshot& wanted, std:
   return stay.blanks().contains(diff::task_actor(pid)) ? wanted.parts[index].pages : stay.member(pid)->current;
 }
 
-Result<void> look_at(Stay& stay, const Snapshot& wanted, std::size_t index, capture::Depth depth, Living& living,
-                     Stopwatch& stopwatch) {
+// What a task is.
+Result<void> read_one(Stay& stay, const Snapshot& wanted, std::size_t index, capture::Depth depth, Living& living,
+                      Stopwatch& stopwatch) {
   const model::Pid pid = wanted.tree.tasks[index].pid;
   living.at_rest[index] = stay.at_rest(pid);
   if (living.at_rest[index]) living.tasks[index] = wanted.tree.tasks[index];
@@ -64,17 +65,35 @@ Result<void> look_at(Stay& stay, const Snapshot& wanted, std::size_t index, capt
   Member& member = *stay.member(pid);
   const bool known = !blank && !member.last_memory.maps_text.empty();
   const std::string maps = blank ? std::string() : stay.present().at(pid).maps_text;
-  model::Task task = RELIVE_TRY(
+  living.tasks[index] = RELIVE_TRY(
       read_task(*visit, known ? &member.last_memory : nullptr, maps, blank ? capture::Depth::full : depth, stopwatch));
+  return {};
+}
+
+// Which of its pages may have changed. REQUIRES: read_one().
+Result<void> scan_one(Stay& stay, const Snapshot& wanted, std::size_t index, Living& living, Stopwatch& stopwatch) {
+  const model::Pid pid = wanted.tree.tasks[index].pid;
+  parasite::Visit* const visit = stay.visit(pid);
+  const Member* const member = stay.member(pid);
+  if (visit == nullptr || !member->tracker)
+    return {};  // without one nothing is known of its pages: an image is applied
+  tracking::Ranges beside = wanted.parts[index].not_its_own;
+  const auto sound = living.sound.find(pid);
+  if (sound != living.sound.end() && !stay.blanks().contains(diff::task_actor(pid)))
+    beside = tracking::unite(beside, sound->second);
   const tracking::PageMap& in_place = pages_in_place(stay, wanted, index);
-  if (member.tracker)  // else nothing is known of its pages (an image is applied)
-    living.changed[index] = tracking::subtract(
-        RELIVE_TRY(member.tracker->changed(*visit, own_part(task.memory, wanted.parts[index].not_its_own), in_place,
-                                           *member.store)),
-        wanted.parts[index].not_its_own);
-  living.tasks[index] = std::move(task);
+  living.changed[index] =
+      tracking::subtract(RELIVE_TRY(member->tracker->changed(*visit, own_part(living.tasks[index]->memory, beside),
+                                                             in_place, *member->store)),
+                         beside);
   stopwatch.lap("scan");
   return {};
+}
+
+Result<void> look_at(Stay& stay, const Snapshot& wanted, std::size_t index, capture::Depth depth, Living& living,
+                     Stopwatch& stopwatch) {
+  RELIVE_TRY(read_one(stay, wanted, index, depth, living, stopwatch));
+  return scan_one(stay, wanted, index, living, stopwatch);
 }
 
 Result<void> look_at_descriptors(Stay& stay, const Snapshot& wanted, Living& living, Stopwatch& stopwatch) {
@@ -120,13 +139,17 @@ void keep_clear(parasite::Visit& visit, const Snapshot& wanted) {
   visit.keep_clear(wanted.mapped_by(pid), apply::numbers_of(wanted.tree.descriptors, table));
 }
 
-Result<Living> look(Stay& stay, const Snapshot& wanted, capture::Depth depth, Stopwatch& stopwatch) {
+Result<Living> look(Stay& stay, const Snapshot& wanted, SharedWatch& shared, capture::Depth depth,
+                    Stopwatch& stopwatch) {
   Living living;
   living.tasks.resize(wanted.tree.tasks.size());
   living.changed.resize(wanted.tree.tasks.size());
   living.at_rest.resize(wanted.tree.tasks.size());
   for (std::size_t index = 0; index < living.tasks.size(); ++index)
-    RELIVE_TRY(look_at(stay, wanted, index, depth, living, stopwatch));
+    RELIVE_TRY(read_one(stay, wanted, index, depth, living, stopwatch));
+  living.sound = shared.sound(stay, living.tasks);
+  for (std::size_t index = 0; index < living.tasks.size(); ++index)
+    RELIVE_TRY(scan_one(stay, wanted, index, living, stopwatch));
   RELIVE_TRY(look_at_descriptors(stay, wanted, living, stopwatch));
   living.forest = stay.forest();
   for (model::TreeTask& task : living.forest.tasks) {

@@ -15,6 +15,7 @@
 #include "diff/tree.h"
 #include "parasite/agreement.h"
 #include "rollback/blank.h"
+#include "rollback/shared_watch.h"
 #include "rollback/snapshot.h"
 #include "rollback/stay.h"
 #include "rollback/stopwatch.h"
@@ -31,12 +32,14 @@ struct Living {
   std::vector<std::optional<model::Task>> tasks;  // nothing: it does not live
   std::vector<bool> at_rest;                      // it is as the snapshot has it: not looked at, not planned for
   std::vector<tracking::Ranges> changed;          // what the tracker says
+  SharedWatch::Sound sound;                       // shared memory that nobody has written: it is not compared
   model::DescriptorTable descriptors;
   model::Forest forest;
 };
 
 // Reads the tasks of `wanted` that live (blank ones too), all descriptors and the forest.
-Result<Living> look(Stay& stay, const Snapshot& wanted, capture::Depth depth, Stopwatch& stopwatch);
+Result<Living> look(Stay& stay, const Snapshot& wanted, SharedWatch& shared, capture::Depth depth,
+                    Stopwatch& stopwatch);
 
 // Every family's plan. Pure.
 struct TaskPlan {

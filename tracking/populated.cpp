@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <set>
 
 #include <fmt/format.h>
 
@@ -157,9 +158,12 @@ Result<Ranges> populated(parasite::Visit& visit, const Pagemap& pagemap, const m
   }
   std::vector<AddressRange> shared;
   const model::Pid pid = visit.task().pid();
+  std::set<std::uint64_t> closed;  // inodes that could not be opened: of parts of a mapping there are many
   for (const model::Mapping& mapping : memory.mappings) {
     if (care_of(mapping) != Care::shared || intersect({mapping.range}, within).empty()) continue;
-    const UniqueFd object = open_object(pid, mapping);
+    UniqueFd object;
+    if (!closed.contains(mapping.inode)) object = open_object(pid, mapping);
+    if (!object.valid()) closed.insert(mapping.inode);
     const Ranges data = object.valid() ? data_in(object, mapping) : reachable_in(pid, mapping);
     shared.insert(shared.end(), data.begin(), data.end());
   }

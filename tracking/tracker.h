@@ -54,6 +54,13 @@ class Tracker {
   // look; a backend that cannot tell, or does not know, says no.
   [[nodiscard]] virtual bool untouched([[maybe_unused]] const Ranges& beside) const { return false; }
 
+  // Shared memory, each of `mappings` a whole mapping of it: from now on writes that go through this task's mappings
+  // are noted, which shared_written() tells. false: this backend cannot. From then on untouched() speaks of it as well.
+  virtual Result<bool> watch_shared([[maybe_unused]] const Ranges& mappings) { return false; }
+  [[nodiscard]] virtual Result<Ranges> shared_written() const {
+    return fail(ErrorKind::unsupported, "this tracker does not watch shared memory");
+  }
+
   // Mappings that this backend could not track, one line each with the reason. They are compared.
   [[nodiscard]] virtual std::vector<std::string> notes() const { return {}; }
 };

@@ -10,6 +10,7 @@
 #include <cerrno>
 #include <cstring>
 #include <map>
+#include <utility>
 
 #include <fmt/format.h>
 
@@ -95,12 +96,28 @@ class UffdTracker : public Tracker {
     constexpr AddressRange kAll{kPageSize, (std::uint64_t{1} << 47) - kPageSize};
     const auto written = with({kAll}, {.all = PageIs::written, .wanted = PageIs::written});
     if (!written) return false;
+    if (!intersect(*written, watched_).empty()) return false;
     const Ranges suspects = subtract(intersect(*written, tracked_), beside);
     if (suspects.empty()) return true;
     // Holes in page tables that are new, pages of files and the page of zeros: they were read.
     const std::uint64_t read = PageIs::file | PageIs::zero;
     const auto copies = with(suspects, {.inverted = read, .all = read, .any = PageIs::present | PageIs::swapped});
     return copies && copies->empty();
+  }
+
+  Result<bool> watch_shared(const Ranges& mappings) override {
+    const Ranges known = std::exchange(watched_, {});
+    for (const AddressRange& mapping : mappings) {
+      // Protected once, its holes have markers: what is not protected was written, or dropped.
+      if (intersect({mapping}, known) == Ranges{mapping} && RELIVE_TRY(pagemap_.protect(mapping)).all_tracked) continue;
+      if (register_range(userfault_.get(), mapping) != 0 || protect_range(userfault_.get(), mapping) != 0) return false;
+    }
+    watched_ = mappings;
+    return true;
+  }
+
+  [[nodiscard]] Result<Ranges> shared_written() const override {
+    return with(watched_, {.all = PageIs::written, .wanted = PageIs::written});
   }
 
   [[nodiscard]] std::vector<std::string> notes() const override {
@@ -193,6 +210,7 @@ class UffdTracker : public Tracker {
   Pagemap pagemap_;
   bool armed_ = false;
   Ranges tracked_;                       // at the last arm()
+  Ranges watched_;                       // shared memory, as watch_shared() was told
   std::map<AddressRange, int> refused_;  // and why
   // Pages that arm() protected although nobody had reported them: written between changed() and arm(), by the kernel or
   // because arming bridged a gap. The next changed() reports them.

@@ -31,4 +31,11 @@ int register_range(int userfault, AddressRange range) {
   return ::ioctl(userfault, UFFDIO_REGISTER, &wanted) == 0 ? 0 : errno;
 }
 
+int protect_range(int userfault, AddressRange range) {
+  uffdio_writeprotect wanted{};
+  wanted.range = {range.begin, range.size()};
+  wanted.mode = UFFDIO_WRITEPROTECT_MODE_WP;
+  return ::ioctl(userfault, UFFDIO_WRITEPROTECT, &wanted) == 0 ? 0 : errno;
+}
+
 }  // namespace relive::tracking

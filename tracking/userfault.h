@@ -14,4 +14,7 @@ Result<void> enable_async_protection(int userfault);
 // that the kernel cannot track.
 int register_range(int userfault, AddressRange range);
 
+// UFFDIO_WRITEPROTECT: every page, and in shared memory every hole, which gets a marker. 0, or errno.
+int protect_range(int userfault, AddressRange range);
+
 }  // namespace relive::tracking
