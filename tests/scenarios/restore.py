@@ -178,7 +178,7 @@ def faults(scene, tracker):
     end_all(pids)
     died = lived = 0
     for action in ("fail", "kill"):
-        for point in range(0, points, 1 + points // 20):
+        for point in sorted({*range(0, points, 1 + points // 15), *range(points - 6, points)}):
             scene.environment["RELIVE_FAULT"] = f"{action}:{point}"
             status, out, err = scene.run(scene.build / "bin/relive", "apply", directory)
             del scene.environment["RELIVE_FAULT"]
