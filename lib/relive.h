@@ -32,8 +32,9 @@
  * Threads. Any function may be called from any thread, also for one handle: its calls are made one after the other. Two
  * handles (or a handle and a command) that change one process at the same time do not wait for each other: the second
  * gets RELIVE_BUSY. What was returned is never changed and may be read from any thread. No function may be called from
- * a signal handler. A handle holds no descriptor and no thread: it stays usable after fork(2), in both processes.
- * Starting a keeper forks once, waits for that child, and so raises SIGCHLD.
+ * a signal handler. A handle holds no descriptor and no thread: it stays usable after fork(2), in both processes,
+ * unless another thread was in a call with it. Starting a keeper forks once, waits for that child, and so raises
+ * SIGCHLD.
  *
  * ABI. Structures that the library returns grow at their end only, and are never copied by the caller; structures that
  * the caller passes begin with their size. Enumerations get new values at their end.

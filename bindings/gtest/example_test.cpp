@@ -63,6 +63,6 @@ TEST_F(Shop, TakesAnOrderOfBread) { EXPECT_EQ(ask('b'), "tb"); }
 TEST_F(Shop, HasNoOrderButTheFirst) { EXPECT_EQ(ask('?'), "t"); }
 TEST_F(Shop, TakesAnOrderOfRice) { EXPECT_EQ(ask('r'), "tr"); }
 
-TEST(Stack, SaysWhatIsInTheWay) { EXPECT_THROW(relive_gtest::Stack(::getpid()), std::runtime_error); }
+TEST(Stack, SaysWhatIsInTheWay) { EXPECT_THROW(relive_gtest::Stack itself(::getpid()), std::runtime_error); }
 
 }  // namespace
