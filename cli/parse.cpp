@@ -1,5 +1,7 @@
 #include "cli/parse.h"
 
+#include "cli/cgroup.h"
+
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
@@ -25,7 +27,11 @@ std::unexpected<Error> usage_error(const Command& command, std::string what) {
 
 // Gives the words their names: required ones always, the others from the left as far as the words reach.
 Result<void> name_positionals(const Command& command, const std::vector<std::string>& given, Words& words) {
-  const auto& declared = command.positionals;
+  auto declared = command.positionals;
+  if (words.has("--cgroup")) {
+    std::erase_if(declared, [](const Positional& positional) { return positional.name == "PID"; });
+    words.set("PID", std::to_string(RELIVE_TRY(root_of_cgroup(words.get("--cgroup"))).value));
+  }
   auto required = static_cast<std::size_t>(std::ranges::count_if(declared, &Positional::required));
   if (given.size() > declared.size())
     return usage_error(command, fmt::format("'{}' is one word too many", given[declared.size()]));

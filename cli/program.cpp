@@ -68,10 +68,26 @@ int run_relive(const std::vector<std::string>& arguments, std::uint64_t started_
 
 }  // namespace
 
+namespace {
+
+// A process can be named by its control group wherever it can be named.
+std::vector<Command> with_cgroup(std::vector<Command> all) {
+  for (Command& command : all)
+    if (command.group != Group::hidden && std::ranges::count(command.positionals, "PID", &Positional::name) != 0)
+      command.options.push_back({"--cgroup",
+                                 "PATH",
+                                 "in place of PID: the one process in this control group whose parent is not in it",
+                                 false,
+                                 {}});
+  return all;
+}
+
+}  // namespace
+
 const std::vector<Command>& commands() {
-  static const std::vector<Command> all = {snapshot_command(), rollback_command(), apply_command(), diff_command(),
-                                           list_command(),     show_command(),     check_command(), drop_command(),
-                                           doctor_command(),   keeper_command()};
+  static const std::vector<Command> all =
+      with_cgroup({snapshot_command(), rollback_command(), apply_command(), diff_command(), list_command(),
+                   show_command(), check_command(), drop_command(), doctor_command(), keeper_command()});
   return all;
 }
 
