@@ -14,6 +14,7 @@
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
+#include <fstream>
 #include <map>
 #include <set>
 #include <string>
@@ -340,35 +341,42 @@ struct Order {
   std::int32_t free = 1;                       // this number and the next are nobody's
 };
 
-// REQUIRES: nothing is queued.
-Result<void> queue(int instance, const Scratch& scratch, Order order) {
+Result<void> fill_and_cause(int instance, const Order& order, Stage& stage, Filler& filler) {
   const bool overflown = !order.events.empty() && order.events.back().mask == IN_Q_OVERFLOW;
-  if (overflown) order.events = order.events.first(order.events.size() - 1);
-  Stage stage(instance, scratch, order.events);
-  RELIVE_TRY(stage.build());
-  Filler filler = RELIVE_TRY(Filler::make(instance, scratch, order.free));
+  const auto events = overflown ? order.events.first(order.events.size() - 1) : order.events;
   const std::size_t room = RELIVE_TRY(filler.fill());
   // With the overflow standing in front nothing more comes behind; without it, it comes itself, as it is to.
   RELIVE_TRY(skip_events(instance, (room + (overflown ? 1 : 0)) * kNameless));
-  const std::size_t used = order.events.size() + order.away.size() + (overflown ? 0 : 1);
+  const std::size_t used = events.size() + order.away.size() + (overflown ? 0 : 1);
   if (used > room) return fail(ErrorKind::refused, "the queue of an inotify instance is too short for its events");
   RELIVE_TRY(filler.add(room - used));
   for (const std::int32_t number : order.away)
     if (::inotify_rm_watch(instance, number) != 0 && errno != EINVAL) return fail_errno("inotify_rm_watch", "a watch");
   RELIVE_TRY(stage.watch());
-  for (std::span<const InotifyEvent> rest = order.events; !rest.empty();)
-    rest = rest.subspan(RELIVE_TRY(stage.cause(rest)));
+  for (std::span<const InotifyEvent> rest = events; !rest.empty();) rest = rest.subspan(RELIVE_TRY(stage.cause(rest)));
   const std::size_t full = RELIVE_TRY(unread(instance));
   stage.unwatch();
   filler.remove();
   for (std::size_t at = 0; at < order.watches.size(); ++at)
     RELIVE_TRY(add_watch(instance, order.watches[at].number, path_of(order.files[at]), order.watches[at].mask));
-  const std::size_t before = room - order.events.size();
-  RELIVE_TRY(skip_events(instance, before * kNameless));
-  const std::size_t left = RELIVE_TRY(unread(instance));
-  if (left < full - before * kNameless)
+  const std::size_t before = (room - events.size()) * kNameless;
+  RELIVE_TRY(skip_events(instance, before));
+  if (RELIVE_TRY(unread(instance)) < full - before)
     return fail(ErrorKind::system, "the queue of an inotify instance does not fill as it should");
   return {};
+}
+
+// REQUIRES: nothing is queued. After an error nothing of relive's watches, but what is queued may be of its making.
+Result<void> queue(int instance, const Scratch& scratch, const Order& order) {
+  Stage stage(instance, scratch, order.events);
+  RELIVE_TRY(stage.build());
+  Filler filler = RELIVE_TRY(Filler::make(instance, scratch, order.free));
+  auto done = fill_and_cause(instance, order, stage, filler);
+  if (!done) {
+    stage.unwatch();
+    filler.remove();
+  }
+  return done;
 }
 
 std::int32_t free_number(std::span<const InotifyEvent> events, std::span<const InotifyWatch> watches) {
@@ -376,6 +384,15 @@ std::int32_t free_number(std::span<const InotifyEvent> events, std::span<const I
   for (const InotifyEvent& event : events) highest = std::max(highest, event.number);
   for (const InotifyWatch& watch : watches) highest = std::max(highest, watch.number);
   return highest + 1;
+}
+
+// Of the queues of instances made from now on; that of an older one is hardly longer.
+Result<void> check_length() {
+  std::ifstream file("/proc/sys/fs/inotify/max_queued_events");
+  std::size_t length = 0;
+  if (!(file >> length) || length < kLongest) return {};
+  return fail(ErrorKind::refused, "an inotify instance has unread events, and its queue is too long to be filled",
+              "lower fs.inotify.max_queued_events");
 }
 
 Result<std::vector<InotifyEvent>> take_and_queue(const Scratch& scratch, int instance, int witness,
@@ -408,9 +425,11 @@ Result<std::vector<InotifyEvent>> take_and_queue(const Scratch& scratch, int ins
                   "the program is told that events were lost (IN_Q_OVERFLOW)");
     }
     if (tries == kMostTries) {
+      RELIVE_TRY(take_all_events(instance));
       for (std::size_t at = 0; at < back.size(); ++at)
         static_cast<void>(add_watch(instance, back[at].number, path_of(back_files[at]), back[at].mask));
-      return std::unexpected(done.error());
+      return std::unexpected(
+          with_context(done, fmt::format("putting {} unread events back: they are lost", events.size())).error());
     }
     // Something was done to the files: in the instance itself it may be missing.
     RELIVE_TRY(take_all_events(instance));
@@ -438,6 +457,7 @@ Result<void> queue_events(int instance, std::span<const InotifyEvent> events, st
 
 Result<std::vector<InotifyEvent>> look_into_queue(const Watcher& watcher, int instance,
                                                   std::span<const InotifyWatch> watches) {
+  RELIVE_TRY(check_length());
   const Scratch scratch = RELIVE_TRY(Scratch::make());
   const UniqueFd witness(::inotify_init1(IN_CLOEXEC | IN_NONBLOCK));
   if (!witness) return fail_errno("inotify_init1", "an instance of relive's own");

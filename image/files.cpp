@@ -151,6 +151,10 @@ std::optional<model::OpenFile> file_from(const pb::File& file, const pb::ExtraFi
       return known(file.has_unix_socket(), file.unix_socket().id(), kinds::unix_socket_from);
     case FileType::inet_socket:
       return known(file.has_inet(), file.inet().id(), kinds::inet_socket_from);
+    case FileType::netlink_socket:
+      return known(file.has_netlink_socket(), file.netlink_socket().id(), kinds::netlink_socket_from);
+    case FileType::packet_socket:
+      return known(file.has_packet_socket(), file.packet_socket().id(), kinds::packet_socket_from);
     case FileType::terminal:
       return known(file.has_terminal(), file.terminal().id(), kinds::terminal_from);
     case FileType::event_counter:
@@ -167,9 +171,7 @@ std::optional<model::OpenFile> file_from(const pb::File& file, const pb::ExtraFi
       return known(file.has_process_handle(), file.process_handle().id(), kinds::process_handle_from);
     case FileType::undefined:
     case FileType::fifo:
-    case FileType::packet_socket:
     case FileType::fanotify:
-    case FileType::netlink_socket:
     case FileType::name_space:
     case FileType::tunnel:
     case FileType::external:
@@ -186,8 +188,7 @@ std::string unwritable(const model::OpenFile& open) {
   if (const auto* unhandled = std::get_if<model::UnhandledFile>(&open.object))
     return fmt::format("{} cannot be part of an image", unhandled->what);
   const auto* const socket = std::get_if<model::Socket>(&open.object);
-  if (std::holds_alternative<model::NamedPipe>(open.object) || std::holds_alternative<model::Tunnel>(open.object) ||
-      (socket != nullptr && model::is_addressed(*socket)))
+  if (std::holds_alternative<model::NamedPipe>(open.object) || std::holds_alternative<model::Tunnel>(open.object))
     return fmt::format("{} cannot be part of an image", model::describe(open));
   if (socket != nullptr && model::carries_files(*socket))
     return fmt::format("{} holds a message that carries open files: it cannot be part of an image",

@@ -132,6 +132,8 @@ model::FileObject memory_file_from(const File&, const pb::ExtraFile*, const File
 model::FileObject pipe_from(const File&, const pb::ExtraFile*, const FileReading&, model::OpenFile&);
 model::FileObject unix_socket_from(const File&, const pb::ExtraFile*, const FileReading&, model::OpenFile&);
 model::FileObject inet_socket_from(const File&, const pb::ExtraFile*, const FileReading&, model::OpenFile&);
+model::FileObject netlink_socket_from(const File&, const pb::ExtraFile*, const FileReading&, model::OpenFile&);
+model::FileObject packet_socket_from(const File&, const pb::ExtraFile*, const FileReading&, model::OpenFile&);
 model::FileObject terminal_from(const File&, const pb::ExtraFile*, const FileReading&, model::OpenFile&);
 model::FileObject event_counter_from(const File&, const pb::ExtraFile*, const FileReading&, model::OpenFile&);
 model::FileObject epoll_from(const File&, const pb::ExtraFile*, const FileReading&, model::OpenFile&);

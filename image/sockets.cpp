@@ -3,6 +3,8 @@
 // What is in a TCP connection (sequence numbers, windows) is not in the model: a connection is written as its two
 // addresses and what is unread at this end, for relive itself (docs/images.md).
 #include <fmt/format.h>
+#include <linux/if_packet.h>
+#include <linux/netlink.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <sys/socket.h>
@@ -145,6 +147,15 @@ void extra_to(const Socket& socket, FileWriting& out, std::uint32_t id, pb::Extr
     made.set_name(option.name);
     made.set_value(bytes(option.value));
   }
+  for (const std::uint64_t inode : socket.waiting) extra.add_waiting(inode);
+  if (socket.family == AF_NETLINK) extra.set_type(socket.type);
+  for (const model::Membership& membership : socket.memberships) {
+    pb::ExtraMembership& made = *extra.add_memberships();
+    made.set_level(membership.level);
+    made.set_group(bytes(membership.group));
+    made.set_excludes(membership.excludes);
+    for (const auto& source : membership.sources) made.add_sources(bytes(source));
+  }
   if (socket.file) {
     pb::ExtraSocketFile& made = *extra.mutable_file();
     made.set_inode(socket.file->inode);
@@ -205,6 +216,18 @@ void extra_from(const pb::ExtraFile* extra, const FileReading& in, std::uint32_t
                                     .mode = from.mode(),
                                     .owner = from.owner(),
                                     .group = from.group()};
+  }
+  socket.waiting.assign(more.waiting().begin(), more.waiting().end());
+  socket.memberships.clear();
+  for (const pb::ExtraMembership& from : more.memberships()) {
+    model::Membership made{.level = from.level(), .group = bytes_of(from.group()), .excludes = from.excludes()};
+    for (const std::string& source : from.sources()) {
+      if (source.size() != sizeof(sockaddr_storage))
+        in.damaged(id, fmt::format("an address of {} bytes", source.size()));
+      made.sources.push_back(bytes_of(source));
+      made.sources.back().resize(sizeof(sockaddr_storage));
+    }
+    socket.memberships.push_back(std::move(made));
   }
   socket.options.clear();
   for (const pb::ExtraOption& option : more.options())
@@ -300,6 +323,73 @@ void inet_to(const model::OpenFile& open, const Socket& socket, File& file) {
   if (socket.shutdown != 0) made.set_shutdown(static_cast<std::uint32_t>(socket.shutdown));
 }
 
+template <class Address>
+Address address_as(const std::vector<std::byte>& bytes) {
+  Address address{};
+  std::memcpy(&address, bytes.data(), std::min(sizeof address, bytes.size()));
+  return address;
+}
+template <class Address>
+std::vector<std::byte> bytes_as(const Address& address) {
+  const auto bytes = std::as_bytes(std::span(&address, 1));
+  return {bytes.begin(), bytes.end()};
+}
+
+void netlink_to(const model::OpenFile& open, const Socket& socket, File& file) {
+  file.set_type(static_cast<std::uint32_t>(FileType::netlink_socket));
+  pb::NetlinkSocket& made = *file.mutable_netlink_socket();
+  made.set_id(file.id());
+  made.set_inode(static_cast<std::uint32_t>(socket.inode));
+  made.set_protocol(static_cast<std::uint32_t>(socket.protocol));
+  made.set_state(state_to(socket));
+  made.set_flags(flags_to(open));
+  made.set_port(address_as<sockaddr_nl>(socket.local).nl_pid);
+  constexpr std::uint32_t kBits = 32;
+  constexpr std::uint32_t kMostWords = 64;
+  for (const model::Membership& membership : socket.memberships) {
+    std::uint32_t group = 0;
+    std::memcpy(&group, membership.group.data(), std::min(sizeof group, membership.group.size()));
+    if (group == 0 || (group - 1) / kBits >= kMostWords) continue;
+    while (static_cast<std::uint32_t>(made.groups_size()) <= (group - 1) / kBits) made.add_groups(0);
+    const int word = static_cast<int>((group - 1) / kBits);
+    made.set_groups(word, made.groups(word) | 1U << (group - 1) % kBits);
+  }
+  const auto peer = address_as<sockaddr_nl>(socket.peer);
+  made.set_peer_port(peer.nl_pid);
+  made.set_peer_groups(peer.nl_groups);
+  owner_to(open, *made.mutable_owner());
+  options_to(socket, *made.mutable_options());
+}
+
+void packet_to(const model::OpenFile& open, const Socket& socket, File& file) {
+  file.set_type(static_cast<std::uint32_t>(FileType::packet_socket));
+  pb::PacketSocket& made = *file.mutable_packet_socket();
+  const auto local = address_as<sockaddr_ll>(socket.local);
+  const auto value = [&](int name) { return static_cast<std::uint32_t>(number(socket, SOL_PACKET, name).value_or(0)); };
+  made.set_id(file.id());
+  made.set_type(static_cast<std::uint32_t>(socket.type));
+  made.set_protocol(local.sll_protocol);
+  made.set_flags(flags_to(open));
+  made.set_index(static_cast<std::uint32_t>(local.sll_ifindex));
+  owner_to(open, *made.mutable_owner());
+  options_to(socket, *made.mutable_options());
+  made.set_version(value(PACKET_VERSION));
+  made.set_reserve(value(PACKET_RESERVE));
+  made.set_auxiliary_data(value(PACKET_AUXDATA) != 0);
+  made.set_original_device(value(PACKET_ORIGDEV) != 0);
+  made.set_header(value(PACKET_VNET_HDR) != 0);
+  made.set_loss(value(PACKET_LOSS) != 0);
+  made.set_time_stamp(value(PACKET_TIMESTAMP));
+  made.set_copy_threshold(value(PACKET_COPY_THRESH));
+  for (const model::Membership& membership : socket.memberships) {
+    const auto from = address_as<packet_mreq>(membership.group);
+    pb::PacketGroup& group = *made.add_groups();
+    group.set_index(static_cast<std::uint32_t>(from.mr_ifindex));
+    group.set_type(from.mr_type);
+    group.set_address(from.mr_address, std::min<std::size_t>(from.mr_alen, sizeof from.mr_address));
+  }
+}
+
 void unix_to(const model::OpenFile& open, const Socket& socket, File& file) {
   file.set_type(static_cast<std::uint32_t>(FileType::unix_socket));
   pb::UnixSocket& made = *file.mutable_unix_socket();
@@ -339,6 +429,10 @@ void socket_to(const model::OpenFile& open, const model::Socket& socket, FileWri
                pb::ExtraFile& extra) {
   if (socket.family == AF_UNIX)
     unix_to(open, socket, file);
+  else if (socket.family == AF_NETLINK)
+    netlink_to(open, socket, file);
+  else if (socket.family == AF_PACKET)
+    packet_to(open, socket, file);
   else
     inet_to(open, socket, file);
   extra_to(socket, out, file.id(), *extra.mutable_socket());
@@ -398,10 +492,12 @@ model::FileObject inet_socket_from(const File& file, const pb::ExtraFile* extra,
     return socket;
   }
   if (from.local_port() != 0) socket.local = sockaddr_of(from.local_port(), from.local(), socket.family);
-  if (from.peer_port() != 0) socket.peer = sockaddr_of(from.peer_port(), from.peer(), socket.family);
+  // Raw and ping sockets are connected to an address alone.
+  const bool connected = from.peer_port() != 0 || (model::is_addressed(socket) && from.state() == kEstablished);
+  if (connected) socket.peer = sockaddr_of(from.peer_port(), from.peer(), socket.family);
   socket.backlog = static_cast<int>(from.backlog());
   socket.shutdown = static_cast<int>(from.shutdown() & 3);
-  socket.state = state_from(from.state(), from.local_port() != 0, from.peer_port() != 0);
+  socket.state = state_from(from.state(), from.local_port() != 0, connected);
   options_from(from.options(), socket);
   if (from.has_v6_only()) option_from(socket, IPPROTO_IPV6, IPV6_V6ONLY, from.v6_only() ? 1 : 0);
   extra_from(extra, in, file.id(), socket);
@@ -415,6 +511,79 @@ model::FileObject inet_socket_from(const File& file, const pb::ExtraFile* extra,
     if (same(local, from.local_port(), from.local())) socket.local = local;
     if (same(peer, from.peer_port(), from.peer())) socket.peer = peer;
   }
+  return socket;
+}
+
+model::FileObject netlink_socket_from(const File& file, const pb::ExtraFile* extra, const FileReading& in,
+                                      model::OpenFile& open) {
+  const pb::NetlinkSocket& from = file.netlink_socket();
+  open.status_flags = from.flags();
+  owner_from(from.owner(), open);
+  Socket socket;
+  socket.inode = from.inode();
+  socket.family = AF_NETLINK;
+  socket.type = extra != nullptr && extra->socket().type() == SOCK_DGRAM ? SOCK_DGRAM : SOCK_RAW;
+  socket.protocol = static_cast<int>(from.protocol());
+  sockaddr_nl local{};
+  local.nl_family = AF_NETLINK;
+  local.nl_pid = from.port();
+  socket.local = bytes_as(local);
+  socket.state = from.port() != 0 ? SocketState::bound : SocketState::fresh;
+  if (from.peer_port() != 0 || from.peer_groups() != 0) {
+    sockaddr_nl peer{};
+    peer.nl_family = AF_NETLINK;
+    peer.nl_pid = from.peer_port();
+    peer.nl_groups = from.peer_groups();
+    socket.peer = bytes_as(peer);
+    socket.state = SocketState::connected;
+  }
+  for (int word = 0; word < from.groups_size(); ++word)
+    for (std::uint32_t bit = 0; bit < 32; ++bit)
+      if ((from.groups(word) >> bit & 1U) != 0)
+        socket.memberships.push_back(
+            {.level = SOL_NETLINK, .group = bytes_as(static_cast<std::uint32_t>(word) * 32 + bit + 1)});
+  options_from(from.options(), socket);
+  extra_from(extra, in, file.id(), socket);
+  return socket;
+}
+
+model::FileObject packet_socket_from(const File& file, const pb::ExtraFile* extra, const FileReading& in,
+                                     model::OpenFile& open) {
+  const pb::PacketSocket& from = file.packet_socket();
+  open.status_flags = from.flags();
+  owner_from(from.owner(), open);
+  Socket socket;
+  socket.family = AF_PACKET;
+  socket.type = static_cast<int>(from.type());
+  if (socket.type != SOCK_RAW && socket.type != SOCK_DGRAM)
+    in.damaged(file.id(), fmt::format("packet socket of type {}", from.type()));
+  socket.protocol = static_cast<int>(from.protocol());
+  sockaddr_ll local{};
+  local.sll_family = AF_PACKET;
+  local.sll_protocol = static_cast<std::uint16_t>(from.protocol());
+  local.sll_ifindex = static_cast<int>(from.index());
+  socket.local = bytes_as(local);
+  socket.state = from.protocol() != 0 || from.index() != 0 ? SocketState::bound : SocketState::fresh;
+  for (const pb::PacketGroup& group : from.groups()) {
+    packet_mreq request{};
+    request.mr_ifindex = static_cast<int>(group.index());
+    request.mr_type = static_cast<std::uint16_t>(group.type());
+    if (group.address().size() > sizeof request.mr_address)
+      in.damaged(file.id(), fmt::format("an address of {} bytes", group.address().size()));
+    request.mr_alen = static_cast<std::uint16_t>(std::min(group.address().size(), sizeof request.mr_address));
+    std::memcpy(request.mr_address, group.address().data(), request.mr_alen);
+    socket.memberships.push_back({.level = SOL_PACKET, .group = bytes_as(request)});
+  }
+  options_from(from.options(), socket);
+  const auto flag = [&](int name, int value) {
+    if (value != 0) option_from(socket, SOL_PACKET, name, value);
+  };
+  flag(PACKET_AUXDATA, from.auxiliary_data() ? 1 : 0);
+  flag(PACKET_ORIGDEV, from.original_device() ? 1 : 0);
+  flag(PACKET_VNET_HDR, from.header() ? 1 : 0);
+  flag(PACKET_TIMESTAMP, static_cast<int>(from.time_stamp()));
+  if (extra != nullptr) socket.inode = extra->socket().inode();  // the entry has none
+  extra_from(extra, in, file.id(), socket);
   return socket;
 }
 

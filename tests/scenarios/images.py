@@ -18,12 +18,8 @@ import harness
 NEWER_THAN_CRIT = {"process_handles": "pidfds"}
 # What no image is written of yet, and how that is said; nothing is left behind, and the snapshot can be gone back to.
 REFUSED = {
-    "multicast_groups": "cannot be part of an image",
     "named_pipes": "cannot be part of an image",
-    "netlink_sockets": "cannot be part of an image",
-    "packet_sockets": "cannot be part of an image",
     "tun_devices": "cannot be part of an image",
-    "udp_sockets": "cannot be part of an image",
     "descriptors_in_flight": "cannot be part of an image",
 }
 # What an image does not have: files with a name. Those that lose it and are closed cannot be had again.

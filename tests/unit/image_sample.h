@@ -3,6 +3,8 @@
 
 #include <arpa/inet.h>
 #include <fcntl.h>
+#include <linux/if_packet.h>
+#include <linux/netlink.h>
 #include <netinet/in.h>
 #include <sys/inotify.h>
 #include <sys/mman.h>
@@ -194,6 +196,38 @@ inline std::vector<model::OpenFile> one_of_each() {
   files.push_back(open_file(terminal));
   files.push_back(
       open_file(model::MessageQueue{.path = "/queue", .identity = {19, 8}, .position = 0, .notifies = false}));
+  const auto addressed = [](std::uint64_t inode, int family, int type, int protocol, const auto& local) {
+    model::Socket made;
+    made.inode = inode;
+    made.family = family;
+    made.type = type;
+    made.protocol = protocol;
+    made.state = model::SocketState::bound;
+    const auto its = std::as_bytes(std::span(&local, 1));
+    made.local = {its.begin(), its.end()};
+    return made;
+  };
+  model::Socket datagrams = addressed(504, AF_INET, SOCK_DGRAM, IPPROTO_UDP, address);
+  message.from = datagrams.local;
+  datagrams.unread = {message};
+  datagrams.memberships.push_back({.level = IPPROTO_IP,
+                                   .group = bytes("the group that it has joined"),
+                                   .excludes = false,
+                                   .sources = {std::vector<std::byte>(sizeof(sockaddr_storage), std::byte{7})}});
+  files.push_back(open_file(datagrams));
+  sockaddr_nl port{};
+  port.nl_family = AF_NETLINK;
+  port.nl_pid = 4711;
+  model::Socket route = addressed(505, AF_NETLINK, SOCK_DGRAM, NETLINK_ROUTE, port);
+  const std::uint32_t group = 35;
+  const auto number = std::as_bytes(std::span(&group, 1));
+  route.memberships.push_back({.level = SOL_NETLINK, .group = {number.begin(), number.end()}});
+  files.push_back(open_file(route));
+  sockaddr_ll device{};
+  device.sll_family = AF_PACKET;
+  device.sll_protocol = htons(3);
+  device.sll_ifindex = 1;
+  files.push_back(open_file(addressed(506, AF_PACKET, SOCK_RAW, 3, device)));
   return files;
 }
 
