@@ -1086,11 +1086,24 @@ TEST_P(RefusedKindTest, ByName) {
   EXPECT_THAT(refused.error().text(), HasSubstr(GetParam().text));
 }
 
-bool leading_elsewhere() {
+// Only a process outside has the watched file still open; it ends when the child does.
+bool watched_elsewhere() {
   const int epoll = ::epoll_create1(0);
   const int counter = ::eventfd(0, 0);
   epoll_event event{.events = EPOLLIN, .data = {.u64 = 0}};
-  return ::epoll_ctl(epoll, EPOLL_CTL_ADD, counter, &event) == 0 && ::dup(counter) >= 0 && ::close(counter) == 0;
+  std::array<int, 2> life{};
+  if (::epoll_ctl(epoll, EPOLL_CTL_ADD, counter, &event) != 0 || ::pipe2(life.data(), O_CLOEXEC) != 0) return false;
+  const pid_t between = ::fork();
+  if (between == 0) {
+    if (::fork() != 0) ::_exit(0);
+    ::close(life[1]);
+    char none = 0;
+    while (::read(life[0], &none, 1) > 0) {
+    }
+    ::_exit(0);
+  }
+  int status = 0;
+  return ::waitpid(between, &status, 0) == between && ::close(counter) == 0 && ::close(life[0]) == 0;
 }
 bool descriptor_under_way() {
   std::array<int, 2> pair{};
@@ -1163,7 +1176,7 @@ INSTANTIATE_TEST_SUITE_P(
                               },
                               "has an error pending"},
                       Refused{"namespace", [] { return ::open("/proc/self/ns/net", O_RDONLY) >= 0; }, "namespace"},
-                      Refused{"stale_epoll_entry", leading_elsewhere, "no longer under its number"},
+                      Refused{"stale_epoll_entry", watched_elsewhere, "no longer under its number"},
                       Refused{"descriptor_under_way", descriptor_under_way, "under no number any more"}),
     [](const auto& kind) { return std::string(kind.param.name); });
 
