@@ -95,6 +95,11 @@ Result<rollback::RollbackReport> ask(const Words& words, const rollback::Rollbac
 
 std::vector<Option> way_back_options() {
   return {{"--dry-run", "", "say what would be done, and do nothing", false, {}},
+          {"--dot",
+           "",
+           "with --dry-run: only how tasks are made and ended, and what comes before what, for Graphviz",
+           false,
+           {}},
           {"--on-failure",
            "ACT",
            "what becomes of the process if the kernel breaks it off half way (default: stop)",
@@ -115,6 +120,8 @@ Result<ExitCode> go_back(const Words& words, Output& output, std::string_view co
     options.name = RELIVE_TRY(words.snapshot_name("--to"));
   }
   options.dry_run = words.has("--dry-run");
+  if (words.has("--dot") && !options.dry_run)
+    return fail(ErrorKind::usage, "--dot draws what --dry-run tells", "give both");
   options.on_failure = words.get("--on-failure") == "kill" ? rollback::OnFailure::kill : rollback::OnFailure::stop;
   const bool lives = !words.get("PID").empty();
   int pid = lives ? RELIVE_TRY(words.pid()).value : 0;
@@ -124,6 +131,10 @@ Result<ExitCode> go_back(const Words& words, Output& output, std::string_view co
   if (report.error) output.explain(fmt::format("relive {}", command), *report.error);
   if (output.json()) {
     output.line(client::rollback_json(report, to, pid, options.dry_run, output.total_us()));
+    return code;
+  }
+  if (words.has("--dot")) {
+    output.line(report.dot);
     return code;
   }
   const std::string what = fmt::format("{} at '{}'", pid, printable(to));

@@ -9,7 +9,7 @@
 
 namespace relive::cli {
 
-// The options of both: --dry-run, --on-failure.
+// The options of both: --dry-run, --dot, --on-failure.
 std::vector<Option> way_back_options();
 
 // A word that names a directory, as opposed to a snapshot: it has a slash in it.

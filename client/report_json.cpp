@@ -123,7 +123,10 @@ std::string rollback_json(const rollback::RollbackReport& report, std::string_vi
                  {"notes", report.notes},
                  {"refusals", of(report.refusals)},
                  {"faults_passed", report.faults_passed}};
-  if (dry_run) object["plan"] = report.plan;
+  if (dry_run) {
+    object["plan"] = report.plan;
+    object["dot"] = report.dot;
+  }
   if (report.error) object["error"] = of(*report.error);
   return dump(object);
 }

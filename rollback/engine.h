@@ -62,6 +62,7 @@ struct RollbackReport {
   std::vector<diff::Refusal> refusals;  // why untouched
   std::optional<Error> error;           // what failed, if not a refusal
   std::vector<std::string> plan;        // --dry-run: the operations as text
+  std::string dot;                      // --dry-run: how tasks are made and ended, as a Graphviz text (diff/tree.h)
   std::uint64_t faults_passed = 0;
 };
 

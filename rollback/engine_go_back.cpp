@@ -112,7 +112,10 @@ Result<void> Engine::State::way_back(Snapshot& wanted, Arrival* arrival, const R
     report.refusals = plan.refusals();
     if (arrival != nullptr && report.refusals.empty())
       RELIVE_TRY(supply(*stay, *arrival, living, plan, report, stopwatch));
-    if (options.dry_run) report.plan = plan.texts();
+    if (options.dry_run) {
+      report.plan = plan.texts();
+      report.dot = diff::dot(plan.tree);
+    }
     FilesPlan files_plan;
     if (with_files) {
       files_plan = RELIVE_TRY(look_at_files(wanted.directories, memories_of(living.tasks)));

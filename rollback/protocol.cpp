@@ -81,6 +81,7 @@ struct PutAnswer {
     for (const auto& refusal : report.refusals) put(*message.add_refusals(), refusal);
     if (report.error) put(*message.mutable_error(), *report.error);
     for (const auto& line : report.plan) message.add_plan(line);
+    message.set_dot(report.dot);
     message.set_faults_passed(report.faults_passed);
     message.set_files(report.files);
     message.set_file_bytes(report.file_bytes);
@@ -234,6 +235,7 @@ Result<Answer> take(const protocol::RollbackReport& message) {
   for (const auto& refusal : message.refusals()) report.refusals.push_back(take(refusal));
   if (message.has_error()) report.error = RELIVE_TRY(take(message.error()));
   report.plan.assign(message.plan().begin(), message.plan().end());
+  report.dot = message.dot();
   report.faults_passed = message.faults_passed();
   report.files = message.files();
   report.file_bytes = message.file_bytes();
