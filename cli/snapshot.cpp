@@ -15,6 +15,7 @@ Result<rollback::SnapshotOptions> options_of(const Words& words) {
   rollback::SnapshotOptions options;
   if (words.has("--name")) options.name = RELIVE_TRY(words.snapshot_name("--name"));
   options.replace = words.has("--replace");
+  options.take_events = words.has("--take-events");
   for (const std::string& path : words.all("--files"))
     options.files.directories.push_back(RELIVE_TRY(client::real_directory("--files", path)));
   if (words.has("--files-store"))
@@ -98,16 +99,18 @@ Command snapshot_command() {
           "format,\n"
           "while the process runs on.",
       .positionals = {{"PID", "the process"}},
-      .options = {{"--name", "NAME", "what to call it (default: the first free snap-N)", false, {}},
-                  {"--replace", "", "if there is one of that name, forget it", false, {}},
-                  {"--out", "DIR", "write it to this directory, which must not be there or be empty", false, {}},
-                  {"--files", "DIR", "what lies below DIR goes back, too; may be given several times", false, {}},
-                  {"--files-store", "DIR", "where copies of these files lie (default: beside each DIR)", false, {}},
-                  {"--tracker",
-                   "TRACKER",
-                   "how changed pages are found; first snapshot only (default: the best, see doctor)",
-                   false,
-                   {"uffd", "soft-dirty", "compare"}}},
+      .options =
+          {{"--name", "NAME", "what to call it (default: the first free snap-N)", false, {}},
+           {"--replace", "", "if there is one of that name, forget it", false, {}},
+           {"--out", "DIR", "write it to this directory, which must not be there or be empty", false, {}},
+           {"--files", "DIR", "what lies below DIR goes back, too; may be given several times", false, {}},
+           {"--files-store", "DIR", "where copies of these files lie (default: beside each DIR)", false, {}},
+           {"--take-events", "", "unread inotify events, too: for a moment they are out of their queue", false, {}},
+           {"--tracker",
+            "TRACKER",
+            "how changed pages are found; first snapshot only (default: the best, see doctor)",
+            false,
+            {"uffd", "soft-dirty", "compare"}}},
       .examples = {{"remember the state of process 1234", "relive snapshot 1234 --name before"},
                    {"move the snapshot forward", "relive snapshot 1234 --name before --replace"},
                    {"with the files of a database", "relive snapshot 1234 --files /var/lib/postgresql/15/main"},

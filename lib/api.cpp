@@ -91,6 +91,7 @@ Result<rollback::SnapshotOptions> wanted(const relive_snapshot_options& given) {
   rollback::SnapshotOptions options;
   if (given.name != nullptr) options.name = RELIVE_TRY(client::snapshot_name(given.name));
   options.replace = given.replace != 0;
+  options.take_events = given.take_events != 0;
   if (given.tracker != nullptr) options.tracker = RELIVE_TRY(tracking::parse_tracker(given.tracker));
   for (std::size_t i = 0; i < given.directory_count; ++i)
     options.files.directories.push_back(RELIVE_TRY(client::real_directory("directories", given.directories[i])));

@@ -131,6 +131,7 @@ typedef struct relive_snapshot_options {
   const char* const* directories; /* what lies below them goes back, too (docs/files.md) */
   size_t directory_count;
   const char* store; /* where copies of these files lie; NULL: beside them */
+  int take_events;   /* unread inotify events, too: for a moment they are out of their queue */
 } relive_snapshot_options;
 
 typedef struct relive_snapshot_report {

@@ -77,6 +77,9 @@ struct SnapshotOptions {
   bool replace = false;
   std::optional<tracking::TrackerKind> tracker;  // first snapshot of a task only
   FilesWanted files = {};                        // what of the file system goes back, too
+  // Unread events of inotify instances may be taken out of their queues for a moment, to be remembered: should relive
+  // be killed in that moment they are lost (docs/failure-model.md). false: with such events it is refused.
+  bool take_events = false;
 };
 
 struct RollbackOptions {

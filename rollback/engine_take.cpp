@@ -30,6 +30,17 @@ std::int64_t realtime_ns() {
   return static_cast<std::int64_t>(now.tv_sec) * 1'000'000'000 + now.tv_nsec;
 }
 
+Result<void> no_unread_events(const model::DescriptorTable& table) {
+  for (const model::Descriptor& descriptor : table.descriptors) {
+    const auto* const set = std::get_if<model::InotifySet>(&table.open_files[descriptor.open_file].object);
+    if (set != nullptr && set->unread != 0)
+      return fail(
+          ErrorKind::refused, fmt::format("descriptor {} (inotify instance) has unread events", descriptor.fd.value),
+          "--take-events remembers them; they are out of the queue for a moment, and lost if relive is killed in it");
+  }
+  return {};
+}
+
 std::string join(const std::vector<std::string>& lines) {
   std::string all;
   for (const std::string& line : lines) all += (all.empty() ? "" : "; ") + line;
@@ -114,6 +125,7 @@ Result<void> Engine::State::take(Stay& stay, Snapshot& snapshot, const SnapshotO
       unhandled.push_back(alone ? fmt::format("{}: {}", refusal.object, refusal.reason)
                                 : fmt::format("task {}: {}: {}", task.pid.value, refusal.object, refusal.reason));
   if (!unhandled.empty()) return fail(ErrorKind::refused, join(unhandled), "nothing was changed");
+  if (!options.take_events) RELIVE_TRY(no_unread_events(snapshot.tree.descriptors));
 
   RELIVE_TRY(fault_point("snapshot: hold"));
   RELIVE_TRY(capture::hold_descriptors(tables, snapshot.tree.descriptors, snapshot.files));

@@ -171,6 +171,7 @@ struct PutCommand {
     if (options.tracker) message.set_tracker(std::string(tracking::tracker_name(*options.tracker)));
     for (const std::string& directory : options.files.directories) message.add_directories(directory);
     message.set_store(options.files.store);
+    message.set_take_events(options.take_events);
   }
   void operator()(const RollbackOptions& options) const {
     auto& message = *out.mutable_rollback();
@@ -301,7 +302,7 @@ Answer take(const protocol::DropReport& message) {
 }
 
 Result<SnapshotOptions> take(const protocol::SnapshotRequest& message) {
-  SnapshotOptions options{message.name(), message.replace(), {}, {}};
+  SnapshotOptions options{message.name(), message.replace(), {}, {}, message.take_events()};
   options.files.directories.assign(message.directories().begin(), message.directories().end());
   options.files.store = message.store();
   for (const std::string& path : options.files.directories)

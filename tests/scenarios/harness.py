@@ -172,7 +172,7 @@ class Scene:
         return json.loads(out)
 
     def snapshot(self, pid, name, tracker=None, *more):
-        return self.relive("snapshot", pid, "--name", name, *(["--tracker", tracker] if tracker else []), *more)
+        return self.relive("snapshot", pid, "--name", name, "--take-events", *(["--tracker", tracker] if tracker else []), *more)
 
     def rollback(self, pid, name):
         report = self.relive("rollback", "--to", name, pid)

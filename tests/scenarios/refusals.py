@@ -51,10 +51,19 @@ def without_leader(scene, tracker):
 def unhandled(scene, tracker, number, name):
     victim = harness.victim(scene, "irreversible")
     victim.become(number)
-    text = refused(scene, "snapshot", victim.pid, "--name", "before", "--tracker", tracker)
+    text = refused(scene, "snapshot", victim.pid, "--name", "before", "--tracker", tracker, "--take-events")
     harness.expect(name in text, f"the refusal does not name {name}: {text}")
     left = [line for line in victim.task.maps() if "relive" in line]
     harness.expect(not left, f"left in maps: {left}")
+    victim.verify(0)
+    harness.end_process(victim.process)
+
+
+def unread_events(scene, tracker):
+    """They are taken out of their queue for a moment only where that is asked for."""
+    victim = harness.victim(scene, "inotify_unread")
+    text = refused(scene, "snapshot", victim.pid, "--name", "before", "--tracker", tracker)
+    harness.expect("unread events" in text and "--take-events" in text, f"the refusal does not name them: {text}")
     victim.verify(0)
     harness.end_process(victim.process)
 
@@ -69,6 +78,7 @@ def test(scene, tracker, words):
     for number, name in enumerate(UNHANDLED):
         unhandled(scene, tracker, number, name)
     without_leader(scene, tracker)
+    unread_events(scene, tracker)
 
 
 def may_raise_limits():
