@@ -19,6 +19,7 @@
 #include "base/number.h"
 #include "capture/memory.h"
 #include "task/procfs.h"
+#include "task/stat_text.h"
 
 namespace relive::rollback {
 
@@ -58,8 +59,7 @@ std::set<std::string> objects_in(std::string_view lines) {
 std::optional<std::uint64_t> faults_of_children(std::string_view stat) {
   std::uint64_t sum = 0;
   for (const int number : {11, 13}) {  // cminflt, cmajflt
-    const auto text = task::stat_field(stat, number);
-    const auto value = text ? parse_number<std::uint64_t>(*text) : std::nullopt;
+    const auto value = task::stat_number<std::uint64_t>(stat, number);
     if (!value) return std::nullopt;
     sum += *value;
   }
@@ -75,8 +75,8 @@ template <class Number>
 std::optional<Number> field_of(model::Pid pid, int number) {
   const auto stat = task::read_proc(pid, "stat");
   if (!stat) return std::nullopt;
-  const auto text = task::stat_field(*stat, number);
-  return text ? parse_number<Number>(*text) : std::nullopt;
+  const auto value = task::stat_number<Number>(*stat, number);
+  return value ? std::optional(*value) : std::nullopt;
 }
 
 // Memory without a name comes from a parent or is one's own, and execve(2) leaves it behind. So who was started before
