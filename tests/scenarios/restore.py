@@ -24,7 +24,7 @@ REFUSED = {
     "message_queues": "cannot be had here",
     "process_handles": "its process had ended before the snapshot",
     "regular_files": "cannot be had here",
-    "system_v_memory": "System V shared memory",
+    "system_v_memory": "the image does not have what was in it",
     "terminals": "has hung up for good",
 }
 # What finds that it was made anew: memory that is open has another inode.
