@@ -132,7 +132,8 @@ def test(scene, tracker, words):
         harness.expect_equal("first limited request", nginx.get("/limited.txt"), (200, "let in"))
         harness.expect_equal("second limited request", nginx.get("/limited.txt")[0], 503)
         for round_ in range(words.rounds):
-            if round_ == words.rounds // 2:  # connections end with the workers that are killed from here on
+            # From here on workers are killed, and others told to end, who tell the peers of idle connections so.
+            if round_ == words.rounds // 2:
                 scene.rollback(nginx.pid, "a")
                 harness.expect_equal("request over the connection that stayed", nginx.get_over(kept, "/2.txt")[0], 200)
             load = scene.start(["wrk", "-t", 2, "-c", CONNECTIONS, "-d", "60s", f"http://127.0.0.1:{nginx.port}/{round_ % 30}.txt"],
@@ -140,9 +141,10 @@ def test(scene, tracker, words):
             harness.wait_until("the load is on", lambda: nginx.requests() > before + 300)
             if round_ % 5 == 0:
                 os.kill(nginx.pid, signal.SIGUSR1)  # it opens its logs anew
-            if words.workers and round_ % 10 == 1:
+            second_half = words.workers and round_ >= words.rounds // 2
+            if second_half and round_ % 5 == 1:
                 nginx.reload()
-            if words.workers and round_ >= words.rounds // 2 and round_ % 10 in (3, 4):
+            if second_half and round_ % 10 in (3, 4):
                 nginx.kill_workers()
             silent = round_ % 2 == 0
             if silent:
